@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// What device.cpp does for device.h and the tests: run a kernel's threads and let them meet.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fastreid::emulation {
+
+struct Indices {
+  uint3 thread{}, block{};
+  dim3 block_dim{}, grid_dim{};
+};
+extern const Indices* here;  // of the running thread
+
+struct Site {
+  const char* file;
+  int line;
+};
+#define FASTREID_SITE      \
+  ::fastreid::emulation::Site { __builtin_FILE(), __builtin_LINE() }
+
+enum class Collective { barrier, warp_barrier, shuffle, shuffle_up, shuffle_down, shuffle_xor, vote, match, reduce };
+
+void barrier(Site site);
+int barrier_count(bool predicate, Site site);
+void warp_barrier(unsigned mask, Site site);
+// Gives `bits` to the lanes of `mask`; returns what the 32 lanes gave (all ones for lanes outside the mask).
+const std::uint64_t* exchange(Collective kind, unsigned mask, std::uint64_t bits, Site site);
+unsigned lane();
+void fence();
+void* dynamic_shared_memory();
+[[noreturn]] void fail(Site site, const char* message);
+
+// Which runnable thread goes next: the lowest, the highest, or one drawn from a generator that starts at `seed`.
+enum class Order { forward, reverse, seeded };
+void set_order(Order order, std::uint64_t seed = 1);
+
+using Entry = void (*)(const void* arguments);
+cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, Entry entry, const void* arguments);
+
+}  // namespace fastreid::emulation

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every option of a run, its type and its default, as dataclasses.
+
+Names (model, data set, protocol) come from this project's tables only: a file can never name code to import.
+The defaults are those of the recipe `default`, which a test holds equal.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Plain = bool | int | float | str
+
+
+@dataclass
+class ModelConfig:
+    """Which architecture, and a state dict (.safetensors, .pt, .pth) to start from instead of random weights."""
+
+    name: str = "osnet_x0_25"
+    weights: str | None = None
+    options: dict[str, Plain] = field(default_factory=dict)
+
+
+@dataclass
+class DataConfig:
+    """What is trained on. `dataset` is a name of the data-set table or a CSV manifest; `options` go to its reader.
+
+    `batch_size` is the whole batch of one optimizer step's forward pass, `images_per_id` of every person in it.
+    Sizes and paddings in pixels, `flip` and `erasing` are probabilities, the three jitters are +- fractions.
+    """
+
+    dataset: str = "people"
+    root: str | None = None
+    options: dict[str, Plain] = field(default_factory=dict)
+    height: int = 128
+    width: int = 64
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    batch_size: int = 64
+    images_per_id: int = 4
+    crop_padding: int = 5
+    flip: float = 0.5
+    erasing: float = 0.5
+    brightness: float = 0.2
+    contrast: float = 0.15
+    saturation: float = 0.0
+    workers: int = 1
+    bad_images: Literal["raise", "skip", "replace"] = "raise"
+
+
+@dataclass
+class LossConfig:
+    """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft margin)."""
+
+    cross_entropy: float = 1.0
+    label_smoothing: float = 0.1
+    triplet: float = 1.0
+    margin: float | None = 0.3
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is SGD's, the betas are Adam's."""
+
+    name: Literal["adam", "adamw", "amsgrad", "sgd"] = "adam"
+    lr: float = 2e-3
+    weight_decay: float = 5e-4
+    decay_bias_and_norm: bool = True
+    momentum: float = 0.9
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    clip: float | None = None
+
+
+@dataclass
+class ScheduleConfig:
+    """The learning rate over time, in epochs; see engine/schedule.py for the formulas."""
+
+    name: Literal["constant", "multistep", "cosine"] = "cosine"
+    warmup_epochs: float = 2.0
+    warmup_factor: float = 0.1
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
+    final_factor: float = 0.01
+
+
+@dataclass
+class TrainConfig:
+    """How long and how. `accumulate` batches make one step; `ema` is the decay of averaged weights (null: off)."""
+
+    method: str = "identity"
+    epochs: int = 20
+    seed: int = 0
+    accumulate: int = 1
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    channels_last: bool = False
+    ema: float | None = None
+
+
+@dataclass
+class EvalSet:
+    """One data set to evaluate on, by its query and gallery. `dataset: null` means the one that is trained on.
+
+    `name` is the file name of the results, `label` and `note` the words beside the figures.
+    """
+
+    name: str = "test"
+    label: str = ""
+    note: str = ""
+    dataset: str | None = None
+    root: str | None = None
+    options: dict[str, Plain] = field(default_factory=dict)
+    protocol: str = "market1501"
+
+
+def _default_sets() -> list[EvalSet]:
+    return [
+        EvalSet(
+            name="people",
+            label="procedural people, unseen ids",
+            note="Rendered by this package; none of these ids was trained on.",
+        ),
+        EvalSet(
+            name="sample",
+            label="real crops, zero-shot",
+            note="589 crops of eleven people seen by one real camera, cut into two pseudo-cameras; never trained on.",
+            dataset="sample",
+        ),
+    ]
+
+
+@dataclass
+class EvalConfig:
+    """When and how to evaluate. The set named first decides which checkpoint is the best (by mAP)."""
+
+    every: int = 5
+    batch_size: int = 128
+    flip: bool = False
+    metric: Literal["euclidean", "sqeuclidean", "cosine", "arccos"] = "cosine"
+    ranked: int = 10
+    untrained: bool = True
+    hsv_stripes: bool = True
+    sets: list[EvalSet] = field(default_factory=_default_sets)
+
+
+@dataclass
+class RunConfig:
+    """Where and on what. `folder: null` makes runs/<recipe>-<date-time>-<n>; `threads: null` takes torch's own number."""
+
+    folder: str | None = None
+    device: str = "auto"
+    threads: int | None = None
+    deterministic: bool = True
+    log_every: int = 1
+    checkpoint_every_epochs: int = 1
+    checkpoint_every_steps: int | None = None
+    keep: int = 3
+    tensorboard: bool = False
+    report: bool = True
+
+
+@dataclass
+class Config:
+    """Everything a run depends on."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    run: RunConfig = field(default_factory=RunConfig)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Architectures: one visible table from name to factory.
+
+Every factory is called as ``factory(num_classes, **options)`` and returns an ``nn.Module`` that
+
+* takes images (B, 3, H, W), floating, normalised with the mean and deviation it was trained with;
+* returns a feature tensor (B, ``feature_dim``) in evaluation mode and a `TrainOutput` in training mode. The
+  ``training`` flag of the root module decides; children may be frozen with ``.eval()`` at will;
+* has the attribute ``feature_dim``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from fastreid_ops.models.output import TrainOutput
+
+MODELS: dict[str, str] = {
+    "osnet_x1_0": "fastreid_ops.models.osnet:osnet_x1_0",
+    "osnet_x0_75": "fastreid_ops.models.osnet:osnet_x0_75",
+    "osnet_x0_5": "fastreid_ops.models.osnet:osnet_x0_5",
+    "osnet_x0_25": "fastreid_ops.models.osnet:osnet_x0_25",
+    "resnet50": "fastreid_ops.models.resnet:resnet50",
+    "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
+}
+
+__all__ = ["MODELS", "TrainOutput", "build_model", "list_models", "model_options"]
+
+
+def list_models() -> list[str]:
+    """Names that `build_model` accepts, sorted."""
+    return sorted(MODELS)
+
+
+def _near(name: object, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _factory(name: str) -> Callable[..., nn.Module]:
+    if name not in MODELS:
+        known = list_models()
+        raise ValueError(
+            f"build_model: name: got {name!r}, expected one of {', '.join(known)}{_near(name, known)}"
+        )
+    module, function = MODELS[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """Options of one model beside ``num_classes``, with their default values.
+
+    Raises:
+        ValueError: no such model; the message holds the nearest name.
+    """
+    parameters = list(inspect.signature(_factory(name)).parameters.values())[1:]
+    return {p.name: p.default for p in parameters}
+
+
+def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """Make one model from `MODELS` with random weights from torch's global generator.
+
+    Args:
+        name: a key of `MODELS`.
+        num_classes: number of training identities, at least 1; has no influence on the evaluation feature.
+        **options: arguments of that model's factory, see `model_options`.
+
+    Raises:
+        ValueError: unknown name (with the nearest one) or ``num_classes`` < 1.
+        TypeError: unknown option, or ``num_classes`` not an int.
+    """
+    factory = _factory(name)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"build_model: num_classes: got {type(num_classes).__name__}, expected int")
+    if num_classes < 1:
+        raise ValueError(f"build_model: num_classes: got {num_classes}, expected at least 1")
+    known = list(model_options(name))
+    for option in options:
+        if option not in known:
+            expected = ", ".join(known) if known else "no options"
+            raise TypeError(
+                f"build_model: options: got {option!r} for {name}, expected {expected}{_near(option, known)}"
+            )
+    return factory(num_classes, **options)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Residual networks (He et al., "Deep residual learning for image recognition", CVPR 2016).
+
+Parameter names and numbers are those of torchvision's ``resnet50`` without its ``fc``, so its weight files load as
+they are. The stride of a bottleneck sits in its 3x3 convolution, as there.
+
+Relatives of the network (IBN, squeeze and excitation, split attention) change single parts of a block or of the
+stem; those parts are fields of `BlockPlan` and arguments of `ResNet`, so a relative is a plan, not a copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fastreid_ops.models.initialise import initialise
+
+NormFactory = Callable[[int], nn.Module]
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """3x3 convolution without bias, padding 1."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, 1, groups=groups, bias=False)
+
+
+def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """1x1 convolution without bias."""
+    return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """What one residual block is made of.
+
+    Attributes:
+        groups, base_width: of the 3x3 convolution (ResNeXt, wide nets); its width is planes * base_width / 64 * groups.
+        norm1: factory (channels) of the normalisation after the first convolution (IBN-a).
+        conv2: factory (in, out, stride, groups) of the middle convolution (split attention, deformable).
+        gate: attribute name and factory (channels) of a module applied to the branch before the addition (SE, CBAM).
+        norm_out: attribute name and factory (channels) of a module applied to the sum before its ReLU (IBN-b).
+    """
+
+    groups: int = 1
+    base_width: int = 64
+    norm1: NormFactory = nn.BatchNorm2d
+    conv2: Callable[[int, int, int, int], nn.Module] = conv3x3
+    gate: tuple[str, NormFactory] | None = None
+    norm_out: tuple[str, NormFactory] | None = None
+
+
+def plain_plan(stage: int, index: int, blocks: int) -> BlockPlan:
+    """Plan of the plain network; ``stage`` 1..4, ``index`` 0..``blocks`` - 1 within the stage."""
+    return BlockPlan()
+
+
+def conv_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """Projection shortcut: strided 1x1 convolution and batch normalisation."""
+    return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
+
+
+class Bottleneck(nn.Module):
+    """1x1 -> 3x3 -> 1x1 block with a shortcut. (B, C, H, W) -> (B, 4 * planes, H / stride, W / stride)."""
+
+    expansion = 4
+
+    def __init__(
+        self, in_channels: int, planes: int, stride: int, shortcut: nn.Module | None, plan: BlockPlan
+    ) -> None:
+        super().__init__()
+        width = planes * plan.base_width // 64 * plan.groups
+        out_channels = planes * self.expansion
+        self.conv1 = conv1x1(in_channels, width)
+        self.bn1 = plan.norm1(width)
+        self.conv2 = plan.conv2(width, width, stride, plan.groups)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, out_channels)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+        self._gate, self._norm_out = plan.gate and plan.gate[0], plan.norm_out and plan.norm_out[0]
+        for part in (plan.gate, plan.norm_out):
+            if part is not None:
+                self.add_module(part[0], part[1](out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        if self._gate is not None:
+            y = getattr(self, self._gate)(y)
+        y = y + (x if self.downsample is None else self.downsample(x))
+        if self._norm_out is not None:
+            y = getattr(self, self._norm_out)(y)
+        return self.relu(y)
+
+
+class ResNet(nn.Module):
+    """Image (B, 3, H, W) -> feature map (B, ``out_channels``, H / 32, W / 32), or H / 16, W / 16 with last_stride 1.
+
+    Args:
+        blocks: number of blocks of the four stages, (3, 4, 6, 3) for ResNet-50.
+        last_stride: stride of the fourth stage, 1 or 2. Stride 1 keeps a map of twice the height and width for the
+            same weights; worth 1-2 % Rank-1 in re-identification (Sun et al., ECCV 2018; Luo et al., CVPRW 2019).
+        plan: (stage 1..4, index, blocks of the stage) -> `BlockPlan`.
+        stem_conv: factory of ``conv1``, 3 -> 64 channels at half size; default 7x7.
+        stem_norm: factory (channels) of ``bn1``.
+        shortcut: factory (in, out, stride) of the projection shortcuts.
+
+    Raises:
+        ValueError: last_stride other than 1 or 2.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[int],
+        *,
+        last_stride: int = 2,
+        plan: Callable[[int, int, int], BlockPlan] = plain_plan,
+        stem_conv: Callable[[], nn.Module] | None = None,
+        stem_norm: NormFactory = nn.BatchNorm2d,
+        shortcut: Callable[[int, int, int], nn.Module] = conv_shortcut,
+    ) -> None:
+        super().__init__()
+        if last_stride not in (1, 2):
+            raise ValueError(f"ResNet: last_stride: got {last_stride!r}, expected 1 or 2")
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False) if stem_conv is None else stem_conv()
+        self.bn1 = stem_norm(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels = 64
+        for stage, (count, stride) in enumerate(zip(blocks, (1, 2, 2, last_stride)), start=1):
+            planes = 32 * 2**stage
+            layer = []
+            for index in range(count):
+                step, out = (stride if index == 0 else 1), planes * Bottleneck.expansion
+                projection = shortcut(channels, out, step) if step != 1 or channels != out else None
+                layer.append(Bottleneck(channels, planes, step, projection, plan(stage, index, count)))
+                channels = out
+            self.add_module(f"layer{stage}", nn.Sequential(*layer))
+        self.out_channels = channels
+        initialise(self)
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, ``out_channels``, H', W'), after the last ReLU."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.feature_map(images)
+
+
+RESNET50 = (3, 4, 6, 3)

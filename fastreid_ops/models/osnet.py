@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OSNet: omni-scale feature learning (Zhou et al., ICCV 2019).
+
+Layer and parameter names are those of deep-person-reid (torchreid, MIT), so its weight files load as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastreid_ops.layers.conv import ConvNorm
+from fastreid_ops.models.initialise import initialise
+from fastreid_ops.models.output import TrainOutput
+
+
+class LightConv3x3(nn.Module):
+    """1x1 convolution, then a depthwise 3x3 one, BN and ReLU. (B, C, H, W) -> (B, out_channels, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, groups=out_channels, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(self.bn(self.conv2(self.conv1(x))))
+
+
+class ChannelGate(nn.Module):
+    """x * sigmoid(W2 relu(W1 mean(x))), one weight per channel. (B, C, H, W) -> the same."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        self.global_avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.fc2(self.relu(self.fc1(self.global_avgpool(x)))))
+
+
+def _stream(channels: int, depth: int) -> nn.Sequential:
+    return nn.Sequential(*(LightConv3x3(channels, channels) for _ in range(depth)))
+
+
+class OSBlock(nn.Module):
+    """Four streams with receptive fields of 3, 5, 7 and 9 pixels, fused by one gate that they share.
+
+    (B, in_channels, H, W) -> (B, out_channels, H, W).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        middle = out_channels // 4
+        self.conv1 = ConvNorm(in_channels, middle)
+        self.conv2a = LightConv3x3(middle, middle)
+        self.conv2b = _stream(middle, 2)
+        self.conv2c = _stream(middle, 3)
+        self.conv2d = _stream(middle, 4)
+        self.gate = ChannelGate(middle)
+        self.conv3 = ConvNorm(middle, out_channels, activation=False)
+        self.downsample = (
+            ConvNorm(in_channels, out_channels, activation=False) if in_channels != out_channels else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.conv1(x)
+        fused = self.gate(self.conv2a(x))
+        for stream in (self.conv2b, self.conv2c, self.conv2d):
+            fused = fused + self.gate(stream(x))
+        return torch.relu(self.conv3(fused) + shortcut)
+
+
+def _stage(in_channels: int, out_channels: int, *, halve: bool) -> nn.Sequential:
+    blocks: list[nn.Module] = [OSBlock(in_channels, out_channels), OSBlock(out_channels, out_channels)]
+    if halve:
+        blocks.append(nn.Sequential(ConvNorm(out_channels, out_channels), nn.AvgPool2d(2, 2)))
+    return nn.Sequential(*blocks)
+
+
+class OSNet(nn.Module):
+    """Omni-scale network.
+
+    Evaluation: (B, 3, H, W) -> (B, 512), not normalised and non-negative (it is the output of a ReLU). Training: one
+    head of logits (B, num_classes) and the same feature. H and W from 16 up; 256 x 128 is usual.
+
+    Args:
+        channels: widths of the stem and the three stages.
+        num_classes: number of training identities.
+        feature_dim: width of the fully connected layer before the classifier.
+    """
+
+    def __init__(
+        self, channels: tuple[int, int, int, int], num_classes: int, *, feature_dim: int = 512
+    ) -> None:
+        super().__init__()
+        stem, first, second, third = channels
+        self.feature_dim = feature_dim
+        self.conv1 = ConvNorm(3, stem, 7, stride=2, padding=3)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.conv2 = _stage(stem, first, halve=True)
+        self.conv3 = _stage(first, second, halve=True)
+        self.conv4 = _stage(second, third, halve=False)
+        self.conv5 = ConvNorm(third, third)
+        self.global_avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Sequential(
+            nn.Linear(third, feature_dim), nn.BatchNorm1d(feature_dim), nn.ReLU(inplace=True)
+        )
+        self.classifier = nn.Linear(feature_dim, num_classes)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor | TrainOutput:
+        x = self.maxpool(self.conv1(images))
+        x = self.conv5(self.conv4(self.conv3(self.conv2(x))))
+        feature = self.fc(self.global_avgpool(x).flatten(1))
+        if not self.training:
+            return feature
+        return TrainOutput((self.classifier(feature),), (feature,))
+
+
+def osnet_x1_0(num_classes: int, *, feature_dim: int = 512) -> OSNet:
+    """OSNet at full width: 2.17 M parameters without the classifier, 979 M multiply-adds at 256 x 128."""
+    return OSNet((64, 256, 384, 512), num_classes, feature_dim=feature_dim)
+
+
+def osnet_x0_75(num_classes: int, *, feature_dim: int = 512) -> OSNet:
+    """OSNet at width 0.75: 1.29 M parameters without the classifier, 572 M multiply-adds at 256 x 128."""
+    return OSNet((48, 192, 288, 384), num_classes, feature_dim=feature_dim)
+
+
+def osnet_x0_5(num_classes: int, *, feature_dim: int = 512) -> OSNet:
+    """OSNet at width 0.5: 0.63 M parameters without the classifier, 273 M multiply-adds at 256 x 128."""
+    return OSNet((32, 128, 192, 256), num_classes, feature_dim=feature_dim)
+
+
+def osnet_x0_25(num_classes: int, *, feature_dim: int = 512) -> OSNet:
+    """OSNet at width 0.25: 0.20 M parameters without the classifier, 82 M multiply-adds at 256 x 128."""
+    return OSNet((16, 64, 96, 128), num_classes, feature_dim=feature_dim)

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a model hands to the losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class TrainOutput(NamedTuple):
+    """Result of a model's ``forward`` in training mode; one entry per head.
+
+    In evaluation mode a model returns a feature tensor (B, D) instead: the identities it was trained on do not
+    exist in a test set, so the classifier is of no use there and ranking is done on the feature.
+
+    Attributes:
+        logits: tuple of (B, num_classes) floating tensors, for the identity loss.
+        features: tuple of (B, D) floating tensors, for the metric loss.
+    """
+
+    logits: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
