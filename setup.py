@@ -58,22 +58,20 @@ def checked_torch(torch: torch_location.Torch | None) -> torch_location.Torch:
 
 
 def find_nvcc() -> Nvcc | None:
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
-    candidates = [
-        os.environ.get("CUDACXX"),
-        *(os.path.join(home, "bin", "nvcc") for home in homes if home),
-        "nvcc",
-        "/usr/local/cuda/bin/nvcc",
-    ]
-    for candidate in filter(None, candidates):
-        path = shutil.which(candidate)
-        if path is None:
-            continue
-        text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        release = re.search(r"release (\d+)\.(\d+)", text)
-        if release:
-            return Nvcc(path, int(release[1]), int(release[2]))
-    return None
+    """The nvcc that CUDACXX or CUDA_HOME names, and no other if one does; else that of PATH or of the standard place."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if os.environ.get("CUDACXX"):
+        candidates = [os.environ["CUDACXX"]]
+    elif home:
+        candidates = [os.path.join(home, "bin", "nvcc")]
+    else:
+        candidates = ["nvcc", "/usr/local/cuda/bin/nvcc"]
+    path = next(filter(None, map(shutil.which, candidates)), None)
+    if path is None:
+        return None
+    text = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release (\d+)\.(\d+)", text)
+    return Nvcc(path, int(release[1]), int(release[2])) if release else None
 
 
 def cuda_choice(wanted: str, torch: torch_location.Torch, nvcc: Nvcc | None) -> tuple[bool, str | None]:

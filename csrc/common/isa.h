@@ -38,7 +38,8 @@ bool parse_isa(const char* name, Isa* isa);
 
 }  // namespace fastreid
 
-// static: a plain template would leave a weak symbol in every object, compiled with that object's instruction set.
+// static: a plain template would leave a weak symbol in every object, compiled with that object's instruction set. The macro leaves
+// pick_kernels to argument-dependent lookup, so it works with fastreid:: in front and without.
 #if defined(__x86_64__)
 namespace fastreid {
 template <class Table>
@@ -54,10 +55,13 @@ static inline const Table& pick_kernels(const Table& baseline, const Table& avx2
   namespace baseline { extern const type name; }    \
   namespace avx2 { extern const type name; }        \
   namespace avx512 { extern const type name; }
-#define FASTREID_KERNELS(name) \
-  ::fastreid::pick_kernels(::fastreid::baseline::name, ::fastreid::avx2::name, ::fastreid::avx512::name)
+#define FASTREID_KERNELS(name) pick_kernels(::fastreid::baseline::name, ::fastreid::avx2::name, ::fastreid::avx512::name)
 #else
+namespace fastreid {
+template <class Table>
+static inline const Table& pick_kernels(const Table& baseline) { return baseline; }
+}  // namespace fastreid
 #define FASTREID_DECLARE_KERNELS(type, name) \
   namespace baseline { extern const type name; }
-#define FASTREID_KERNELS(name) ::fastreid::baseline::name
+#define FASTREID_KERNELS(name) pick_kernels(::fastreid::baseline::name)
 #endif

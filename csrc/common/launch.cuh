@@ -135,7 +135,7 @@ __device__ __forceinline__ T warp_scan(T value, Operation operation) {
 // Reduction over a one-dimensional block whose size is a multiple of 32; every thread must call it and gets the result.
 // It may be called again at once: the closing barrier keeps the next call's writes behind this call's reads.
 template <typename T, typename Operation>
-__device__ T block_reduce(T value, T identity, Operation operation) {
+static __device__ T block_reduce(T value, T identity, Operation operation) {
   __shared__ T partial[kMaxBlockThreads / kWarpSize];
   const int lane = threadIdx.x % kWarpSize;
   const int warp = threadIdx.x / kWarpSize;

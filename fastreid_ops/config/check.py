@@ -34,6 +34,7 @@ def validate(config: Config, source: str = "config") -> Config:
     need(_POSITIVE_OR_NULL, lambda v: v is None or v > 0, "a number above 0, or null")
     need(_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
     need(_FRACTION, lambda v: 0 <= v <= 1, "a number from 0 to 1")
+    need(["loss.label_smoothing"], lambda v: v < 1, "a number below 1")
     need(["train.ema"], lambda v: v is None or 0 < v < 1, "a number between 0 and 1, or null")
     need(["loss.margin"], lambda v: v is None or v >= 0, "0 or above, or null for the soft margin")
     need(["data.mean", "data.std"], lambda v: len(v) == 3, "three numbers (red, green, blue)")
@@ -67,7 +68,9 @@ def _combinations(config: Config) -> list[str]:
         found.append("train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)")
     names = [s.name for s in config.eval.sets]
     found += [f"eval.sets: name {n!r} appears twice, expected different names" for n in sorted(set(names)) if names.count(n) > 1]
-    found += [f"eval.sets: name: got {n!r}, expected letters, digits, _ and -" for n in names if not _SET_NAME.fullmatch(n)]
+    found += [
+        f"eval.sets: name: got {n!r}, expected letters, digits, _ and -, and not table" for n in names if not _SET_NAME.fullmatch(n) or n == "table"
+    ]
     if config.eval.every and not config.eval.sets:
         found.append("eval.sets: got none, expected at least one (or eval.every 0)")
     return found

@@ -64,7 +64,8 @@ const char* name(Collective kind) {
 int index_of(const Thread& thread) { return static_cast<int>(&thread - threads); }
 
 bool same_place(const Thread& a, const Thread& b) {
-  return a.kind == b.kind && a.mask == b.mask && a.site.line == b.site.line && std::strcmp(a.site.file, b.site.file) == 0;
+  return a.kind == b.kind && a.mask == b.mask && a.site.line() == b.site.line() && a.site.column() == b.site.column() &&
+         std::strcmp(a.site.file_name(), b.site.file_name()) == 0;
 }
 
 void make_ready(Thread& thread) {
@@ -134,7 +135,7 @@ void print_indices(const std::uint64_t* members) {
     if (threads[i].state == State::returned) {
       std::fprintf(stderr, "  the kernel's end: threads ");
     } else {
-      std::fprintf(stderr, "  %s:%d: %s", threads[i].site.file, threads[i].site.line, name(threads[i].kind));
+      std::fprintf(stderr, "  %s:%d: %s", threads[i].site.file_name(), static_cast<int>(threads[i].site.line()), name(threads[i].kind));
       if (threads[i].kind != Collective::barrier) std::fprintf(stderr, " with mask 0x%08x", threads[i].mask);
       std::fprintf(stderr, ": threads ");
     }
@@ -219,7 +220,7 @@ void run_block(const cudaLaunchConfig_t& config, uint3 block) {
 }  // namespace
 
 void fail(Site site, const char* message) {
-  std::fprintf(stderr, "emulation: %s:%d: %s (thread %d)\n", site.file, site.line, message, current ? index_of(*current) : -1);
+  std::fprintf(stderr, "emulation: %s:%d: %s (thread %d)\n", site.file_name(), static_cast<int>(site.line()), message, current ? index_of(*current) : -1);
   stop();
 }
 
@@ -291,7 +292,7 @@ cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, Entry new_
     }
   }
   for (std::size_t i = 0; i < kGuard; ++i) {
-    if (dynamic_memory[config.dynamicSmemBytes + i] != 0x5a) fail({"dynamic shared memory", 0}, "written past its end");
+    if (dynamic_memory[config.dynamicSmemBytes + i] != 0x5a) fail(Site::current(), "a kernel wrote past the end of its dynamic shared memory");
   }
   std::free(dynamic_memory);
   dynamic_memory = nullptr;

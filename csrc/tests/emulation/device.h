@@ -20,6 +20,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <source_location>
 #include <tuple>
 #include <type_traits>
 
@@ -48,7 +49,7 @@ std::uint64_t to_bits(T value) {
 template <typename T>
 T from_bits(std::uint64_t bits) {
   T value;
-  std::memcpy(&value, &bits, sizeof value);
+  std::memcpy(static_cast<void*>(&value), &bits, sizeof value);
   return value;
 }
 
@@ -101,7 +102,7 @@ T atomic_update(T* address, Operation operation) {
 #define cudaLaunchKernelEx ::fastreid::emulation::launch_kernel
 
 // The site of the call, wherever the function below is called from.
-#define FASTREID_AT ::fastreid::emulation::Site site = FASTREID_SITE
+#define FASTREID_AT std::source_location site = std::source_location::current()
 #define FASTREID_DEVICE static inline
 
 FASTREID_DEVICE void __syncthreads(FASTREID_AT) { fastreid::emulation::barrier(site); }

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <source_location>
 
 namespace fastreid::emulation {
 
@@ -15,12 +16,7 @@ struct Indices {
 };
 extern const Indices* here;  // of the running thread
 
-struct Site {
-  const char* file;
-  int line;
-};
-#define FASTREID_SITE      \
-  ::fastreid::emulation::Site { __builtin_FILE(), __builtin_LINE() }
+using Site = std::source_location;
 
 enum class Collective { barrier, warp_barrier, shuffle, shuffle_up, shuffle_down, shuffle_xor, vote, match, reduce };
 

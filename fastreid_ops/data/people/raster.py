@@ -121,9 +121,10 @@ class _Terms:
         m5 = (qxx * x + qx) * x + ((qyy * y + qy) * y + q0) + (qxy * x) * y
         far = np.float32(np.inf)
         # Both end balls; of the second one, o - axis replaces o.
-        ball = m3 * m3 - dd * m5 + dd * ra * ra
-        np.sqrt(ball, out=ball, where=ball >= 0)
-        t = np.where(m3 * m3 >= dd * (m5 - ra * ra), (-m3 - ball) / dd, far)
+        ball = m3 * m3 - dd * (m5 - ra * ra)
+        hit = ball >= 0
+        np.sqrt(ball, out=ball, where=hit)
+        t = np.where(hit, (-m3 - ball) / dd, far)
         if m0 > 1e-12:
             m6 = m3 - m2
             square = m6 * m6 - dd * (m5 - 2.0 * m1 + (m0 - rb * rb))

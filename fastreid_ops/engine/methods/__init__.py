@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training methods: one visible table name -> module. A method is a module with two functions:
+
+    losses(config, num_classes) -> nn.ModuleDict     the loss modules; their parameters and buffers are trained and saved as well
+    step(state, batch) -> dict[str, Tensor]          forward pass and weighted losses, 0-d each; the loop sums them
+
+The loop owns everything else: mixed precision, backward, accumulation, clipping, checkpoints, evaluation.
+"""
+
+from importlib import import_module
+from types import ModuleType
+
+METHODS = {"identity": "fastreid_ops.engine.methods.identity"}
+
+
+def method(name: str) -> ModuleType:
+    """The module of a method. Errors: ValueError for a name that is not in the table."""
+    if name not in METHODS:
+        raise ValueError(f"method: name: got {name!r}, expected one of {', '.join(sorted(METHODS))}")
+    return import_module(METHODS[name])

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a run: made once, never overwritten, held by one process at a time, its files replaced as a whole."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LOCK = "run.lock"
+_held: set[Path] = set()
+
+
+class RunFolderError(ValueError):
+    """The folder cannot be used for this run; the message says why and what to do."""
+
+
+def write_atomic(path: Path, data: bytes | memoryview, before_rename: Callable[[], None] | None = None) -> None:
+    """Put `data` under `path` so that after a crash there is the old file or the new one, never a part.
+
+    Temp file in the same folder, fsync, `before_rename()`, rename, fsync of the folder. Errors: OSError; the temp file is removed.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if before_rename is not None:
+            before_rename()
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names of a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Remove a file if it is there."""
+    if path.exists():
+        os.unlink(path)
+
+
+class RunFolder:
+    """Paths and whole-file writes of one run; holds the folder's lock until `release()` or the end of the process."""
+
+    def __init__(self, path: Path):
+        self.path = path.resolve()
+        self._lock = None
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write `name` (a relative path) as a whole, making its folder."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text.encode())
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write `name` as JSON as a whole; NaN and infinities are refused (ValueError)."""
+        return self.write_text(name, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """The value of a JSON file of this run, None if there is no such file."""
+        path = self.path / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def lock(self) -> str | None:
+        """Hold the folder for this process. Returns a remark if the last holder died without letting go.
+
+        The lock is the kernel's (POSIX record lock), so it ends with the process however that ends; the file's text only serves
+        the messages. Errors: RunFolderError naming the process that holds it.
+        """
+        if self.path in _held:
+            raise RunFolderError(f"run folder: {self.path}: got a second run in this process, expected one run per folder")
+        try:
+            handle = open(self.path / LOCK, "a+", encoding="utf-8")
+        except OSError as error:
+            raise RunFolderError(f"run folder: {self.path}: got {error.strerror}, expected a folder that can be written") from error
+        handle.seek(0)
+        last = handle.read().strip()
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.close()
+            raise RunFolderError(
+                f"run folder: {self.path}: got a folder in use by {last or 'another process'}, expected one run per folder; "
+                "wait for that run or end it"
+            ) from error
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        handle.flush()
+        self._lock = handle
+        _held.add(self.path)
+        return f"the last run here ended without letting go of the folder ({last}); taken over" if last else None
+
+    def release(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            self._lock.truncate(0)
+            self._lock.close()
+            self._lock = None
+            _held.discard(self.path)
+
+
+def _unused(path: Path) -> bool:
+    """Empty, or holding only what a start that was killed at once leaves behind."""
+    return all(child.name == LOCK or child.name.endswith(".tmp") for child in path.iterdir())
+
+
+def create(folder: str | None, recipe: str) -> RunFolder:
+    """Make and lock a new run folder: the one named, or runs/<recipe>-<date-time>-<n>.
+
+    Errors: RunFolderError if the named folder has content, cannot be written or is in use.
+    """
+    try:
+        if folder is not None:
+            path = Path(folder)
+            path.mkdir(parents=True, exist_ok=True)
+            if not _unused(path):
+                raise RunFolderError(
+                    f"run.folder: got {folder}, which is not empty, expected a new folder; to go on with that run: --resume {folder}"
+                )
+        else:
+            stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+            number = 1
+            while True:
+                path = Path("runs") / f"{stem}-{number}"
+                try:
+                    path.mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    number += 1
+    except OSError as error:
+        where = folder or "runs"
+        raise RunFolderError(f"run.folder: {where}: got {error.strerror}, expected a place that can be written") from error
+    run = RunFolder(path)
+    run.lock()
+    try:
+        run.checkpoints.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunFolderError(f"run.folder: {path}: got {error.strerror}, expected a folder that can be written") from error
+    return run
+
+
+def reopen(folder: Path) -> tuple[RunFolder, str | None]:
+    """Lock the folder of an earlier run; returns it and the remark of `RunFolder.lock`."""
+    run = RunFolder(folder)
+    remark = run.lock()
+    run.checkpoints.mkdir(exist_ok=True)
+    return run, remark

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a configuration to the objects of a run: manifests, loaders, evaluation sets, model, optimizer, state."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fastreid_ops.config import Config, ConfigError, EvalSet
+from fastreid_ops.data.datasets import read_dataset
+from fastreid_ops.data.images import BadImagePolicy
+from fastreid_ops.data.loader import EvalLoader, TrainLoader
+from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.samplers import PKBatches
+from fastreid_ops.data.transforms import EvalTransform, TrainTransform
+from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
+from fastreid_ops.engine.ema import Ema
+from fastreid_ops.engine.methods import method
+from fastreid_ops.engine.optim import build_optimizer
+from fastreid_ops.engine.schedule import build_schedule
+from fastreid_ops.engine.state import TrainState
+from fastreid_ops.evaluation.protocols import protocol
+from fastreid_ops.models import build_model
+from fastreid_ops.models.weights import load_weights
+
+
+def training_manifest(config: Config) -> Manifest:
+    """The whole data set that is trained on, with its queries and gallery if it has them."""
+    return read_dataset(config.data.dataset, config.data.root, **config.data.options)
+
+
+def eval_manifest(item: EvalSet, training: Manifest) -> Manifest:
+    """The data set behind an evaluation set, the training data set's own if it names none."""
+    return training if item.dataset is None else read_dataset(item.dataset, item.root, **item.options)
+
+
+def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImagePolicy) -> EvalData:
+    """An evaluation set from the query and gallery rows of `manifest`. Errors: ConfigError if there are none."""
+    query, gallery = manifest.select("query"), manifest.select("gallery")
+    if not len(query) or not len(gallery):
+        raise ConfigError(
+            f"eval.sets: {item.name}: got {len(query)} queries and {len(gallery)} gallery images, expected some of both; "
+            "name a data set that has them, or take the set out"
+        )
+    files = unique_files(query, gallery)
+    size = config.data
+    transform = EvalTransform(size.height, size.width, size.mean, size.std)
+    loader = EvalLoader(files, transform, config.eval.batch_size, size.workers, policy)
+    return EvalData(item.name, item.label, item.note, protocol(item.protocol), query, gallery, files, loader)
+
+
+def train_loader(config: Config, manifest: Manifest, label_map: dict[Any, int], policy: BadImagePolicy) -> TrainLoader:
+    """Batches of P people x K images over the training rows, augmented as the `data` section says."""
+    data = config.data
+    labels = manifest.labels(label_map)
+    batches = PKBatches(labels, data.batch_size // data.images_per_id, data.images_per_id, config.train.seed)
+    transform = TrainTransform(
+        data.height,
+        data.width,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        erasing=data.erasing,
+        brightness=data.brightness,
+        contrast=data.contrast,
+        saturation=data.saturation,
+        mean=data.mean,
+        std=data.std,
+    )
+    return TrainLoader(manifest, labels, batches, transform, config.train.seed, data.workers, policy)
+
+
+def build_network(config: Config, classes: int, device: torch.device) -> nn.Module:
+    """The model on its device and in its memory layout. Errors: ConfigError for options it does not know."""
+    try:
+        model = build_model(config.model.name, classes, **config.model.options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.options: {error}") from error
+    layout = torch.channels_last if config.train.channels_last else torch.preserve_format
+    return model.to(device, memory_format=layout)
+
+
+def build_state(config: Config, label_map: dict[Any, int], device: torch.device, say: Callable[[str], None]) -> TrainState:
+    """A run at its beginning. The weights come from torch's global generator: seed it first."""
+    model = build_network(config, len(label_map), device)
+    if config.model.weights is not None:
+        say(f"{config.model.weights}: {load_weights(model, Path(config.model.weights)).describe()}")
+    criteria = method(config.train.method).losses(config.loss, len(label_map)).to(device)
+    return TrainState(
+        config=config,
+        model=model,
+        criteria=criteria,
+        optimizer=build_optimizer([model, criteria], config.optim),
+        schedule=build_schedule(config.schedule, config.train.epochs),
+        device=device,
+        label_map=label_map,
+        ema=Ema(model, config.train.ema) if config.train.ema is not None else None,
+        scaler=torch.amp.GradScaler(device.type) if config.train.amp == "fp16" else None,
+    )
+
+
+def assessor(
+    sets: list[EvalData], config: Config, device: torch.device, check: Callable[[], None] = lambda: None
+) -> Callable[[nn.Module], dict[str, Assessment]]:
+    """A function that evaluates a model on every set, as the `eval` section says."""
+    one = partial(
+        assess,
+        device=device,
+        metric=config.eval.metric,
+        flip=config.eval.flip,
+        channels_last=config.train.channels_last,
+        check=check,
+    )
+    return lambda model: {data.name: one(model, data) for data in sets}

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fastreid_ops.losses import LabelSmoothedCrossEntropy
+
+
+def oracle(logits: np.ndarray, labels: np.ndarray, epsilon: float) -> float:
+    """The definition in float64: soft targets, log-sum-exp, mean over the batch."""
+    logits = logits.astype(np.float64)
+    classes = logits.shape[1]
+    q = np.full_like(logits, epsilon / classes)
+    q[np.arange(len(labels)), labels] += 1.0 - epsilon
+    log_p = logits - logits.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    return float(-(q * log_p).sum(1).mean())
+
+
+@pytest.mark.parametrize(("key", "epsilon"), [("xent_ls1", 0.1), ("xent_ls0", 0.0)])
+def test_golden(golden, key, epsilon):
+    want = golden.read("losses")
+    logits = torch.from_numpy(want["logits"]).requires_grad_()
+    loss = LabelSmoothedCrossEntropy(epsilon)(logits, torch.from_numpy(want["labels"]))
+    assert loss.shape == ()
+    assert golden.relative(loss.detach(), want[key]) < 1e-5
+    loss.backward()
+    assert golden.relative(logits.grad, want[f"{key}_grad"]) < 1e-4
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (6, 2), (32, 751)])
+def test_definition_in_float64(epsilon, shape):
+    rng = np.random.default_rng(0)
+    logits, labels = 5 * rng.normal(size=shape), rng.integers(0, shape[1], shape[0])
+    got = LabelSmoothedCrossEntropy(epsilon)(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert got.item() == pytest.approx(oracle(logits, labels, epsilon), rel=1e-12, abs=1e-12)
+
+
+def test_huge_logits_stay_finite():
+    loss = LabelSmoothedCrossEntropy(0.1)(torch.tensor([[1e4, -1e4]]), torch.tensor([0]))
+    assert loss.item() == pytest.approx(0.1 / 2 * 2e4, rel=1e-6)
+
+
+def test_half_precision_is_summed_in_float32():
+    logits = torch.randn(8, 300, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.arange(8)
+    loss = LabelSmoothedCrossEntropy(0.1)(logits, labels)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(oracle(logits.float().numpy(), labels.numpy(), 0.1), rel=1e-5)
+
+
+def test_gradcheck():
+    logits = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: LabelSmoothedCrossEntropy(0.2)(x, torch.tensor([0, 4, 2, 2])), logits)
+
+
+@pytest.mark.parametrize(("label", "text"), [(5, "got 5, expected 0..4"), (-1, "got -1, expected 0..4")])
+def test_label_out_of_range(label, text):
+    with pytest.raises(ValueError, match=f"LabelSmoothedCrossEntropy: labels: {text} for 5 classes"):
+        LabelSmoothedCrossEntropy()(torch.zeros(2, 5), torch.tensor([0, label]))
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "error", "text"),
+    [
+        (torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), TypeError, "logits: got torch.int64"),
+        (torch.zeros(2, 5), torch.zeros(2), TypeError, "labels: got torch.float32, expected torch.int64"),
+        (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int32), TypeError, "labels: got torch.int32"),
+        (torch.zeros(2, 5), [0, 1], TypeError, "labels: got list"),
+        (torch.zeros(5), torch.zeros(5, dtype=torch.int64), ValueError, r"logits: got shape \(5,\)"),
+        (torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), ValueError, r"logits: got shape \(0, 5\)"),
+        (torch.zeros(2, 5), torch.zeros(3, dtype=torch.int64), ValueError, r"labels: got shape \(3,\), expected \(2,\)"),
+        (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64, device="meta"), ValueError, "labels: got device meta"),
+    ],
+)
+def test_malformed(logits, labels, error, text):
+    with pytest.raises(error, match=f"LabelSmoothedCrossEntropy: {text}"):
+        LabelSmoothedCrossEntropy()(logits, labels)
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 1.0, float("nan")])
+def test_bad_epsilon(epsilon):
+    with pytest.raises(ValueError, match="epsilon: got"):
+        LabelSmoothedCrossEntropy(epsilon)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Foreign weights: what fits is copied, the rest is named, nothing is run and nothing fails in silence."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fastreid_ops.models import build_model
+from fastreid_ops.models.weights import load_weights
+
+
+def small(classes: int = 7, seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_model("osnet_x0_25", classes)
+
+
+def test_torchreid_checkpoint_of_other_identities(tmp_path):
+    source = small(751, seed=1)
+    checkpoint = {
+        "state_dict": {f"module.{k}": v for k, v in source.state_dict().items()},
+        "epoch": 60,
+        "rank1": 0.9,
+    }
+    torch.save(checkpoint, tmp_path / "model.pth.tar-60")
+    model = small()
+    kept = model.classifier.weight.detach().clone()
+    report = load_weights(model, tmp_path / "model.pth.tar-60")
+    assert {name for name, _, _ in report.misfits} == {"classifier.weight", "classifier.bias"}
+    assert set(report.missing) == {"classifier.weight", "classifier.bias"}
+    assert report.unexpected == ()
+    assert len(report.loaded) == len(model.state_dict()) - 2
+    assert torch.equal(model.classifier.weight, kept)
+    for key, value in source.state_dict().items():
+        if not key.startswith("classifier"):
+            assert torch.equal(model.state_dict()[key], value), key
+    assert "classifier.weight, file [751, 512], model [7, 512]" in report.describe()
+
+
+def test_torchvision_names_reach_the_backbone_of_the_baseline():
+    source = build_model("resnet50", 3).state_dict()
+    source["fc.weight"] = source.pop("classifier.weight")
+    source["fc.bias"] = source.pop("classifier.bias")
+    model = build_model("resnet50_bnneck", 3)
+    report = load_weights(model, source)
+    assert report.renamed == ("", "backbone.")
+    assert set(report.unexpected) == {"backbone.fc.weight", "backbone.fc.bias"}
+    assert all(name.startswith(("bottleneck", "classifier")) for name in report.missing)
+    assert torch.equal(model.backbone.layer4[2].conv3.weight, source["layer4.2.conv3.weight"])
+
+
+def test_prefix_of_bag_of_tricks_is_taken_off():
+    source = {f"base.{k}": v for k, v in build_model("resnet50", 3).state_dict().items() if "classifier" not in k}
+    report = load_weights(build_model("resnet50", 4), source)
+    assert report.renamed == ("base.", "")
+    assert set(report.missing) == {"classifier.weight", "classifier.bias"}
+
+
+def test_safetensors(tmp_path):
+    source = small(seed=1)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    model = small()
+    assert load_weights(model, tmp_path / "weights.safetensors").missing == ()
+    assert torch.equal(model.fc[0].weight, source.fc[0].weight)
+
+
+def test_half_precision_weights_become_the_models_dtype():
+    model = small()
+    load_weights(model, {k: v.half() if v.is_floating_point() else v for k, v in small(seed=1).state_dict().items()})
+    assert model.fc[0].weight.dtype == torch.float32
+
+
+def test_nothing_fits_is_an_error_and_changes_nothing():
+    model = small()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"load_weights: source: got 2 entries .* none fits .*right architecture"):
+        load_weights(model, {"conv1.conv.weight": torch.zeros(3, 3), "x": torch.zeros(1)})
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_no_state_dict_inside(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="without a state dict"):
+        load_weights(small(), tmp_path / "x.pt")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"load_weights: source: got .*gone\.pt, expected an existing file"):
+        load_weights(small(), tmp_path / "gone.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("keep", [0, 10, 0.5])
+def test_damaged_file(tmp_path, suffix, keep):
+    path = tmp_path / f"weights{suffix}"
+    state = small().state_dict()
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(ValueError, match="load_weights: source: got"):
+        load_weights(small(), path)
+
+
+def test_objects_in_a_file_are_refused_without_being_made(tmp_path):
+    path = tmp_path / "objects.pt"
+    torch.save({"state_dict": small().state_dict(), "args": argparse.Namespace(lr=1)}, path)
+    with pytest.raises(ValueError, match="no file of plain tensors; nothing was run"):
+        load_weights(small(), path)
