@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m fastreid_ops.evaluate RUN: evaluate the weights of a run folder again, to the same bits as at the end of training.
+"""python -m fastreid_ops.evaluate RUN: evaluate the weights of a run folder again, to the same bits as at the
+end of training.
 
-    python -m fastreid_ops.evaluate runs/mine                          every set of the run, from the last checkpoint
+    python -m fastreid_ops.evaluate runs/mine                  every set of the run, from the last checkpoint
     python -m fastreid_ops.evaluate runs/mine --checkpoint best --set people
     python -m fastreid_ops.evaluate runs/mine --dataset market1501 --root DIR --protocol market1501
 
-Results go to results/<set>.json of the run (results/<set>-<checkpoint>.json for another checkpoint than the last), unless --dry.
-Not to be confused with the package fastreid_ops.evaluation, which turns distances into figures.
+Results go to results/<set>.json of the run (results/<set>-<checkpoint>.json for another checkpoint than the
+last), unless --dry. Not to be confused with the package fastreid_ops.evaluation, which turns distances into
+figures.
 """
 
 import argparse
@@ -19,7 +21,13 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m fastreid_ops.evaluate", description=__doc__.split("\n")[0])
     made.add_argument("run", type=Path, help="run folder")
     made.add_argument("--checkpoint", default="last", help="last, best or a checkpoint file (default: last)")
-    made.add_argument("--set", action="append", dest="sets", metavar="NAME", help="only this set of the run; may be repeated")
+    made.add_argument(
+        "--set",
+        action="append",
+        dest="sets",
+        metavar="NAME",
+        help="only this set of the run; may be repeated",
+    )
     made.add_argument("--dataset", help="evaluate on another data set: a name of the table or a CSV manifest")
     made.add_argument("--root", help="folder of --dataset")
     made.add_argument("--protocol", default="market1501", help="protocol for --dataset (default: market1501)")
@@ -72,7 +80,9 @@ def _checkpoint(asked: argparse.Namespace):
     if asked.checkpoint == "last":
         found = checkpoint.newest(folder, lambda text: print(f"warning: {text}", file=sys.stderr))
         if found is None:
-            raise checkpoint.CheckpointError(f"checkpoint: {folder}: got none, expected at least one; was the run stopped at once?")
+            raise checkpoint.CheckpointError(
+                f"checkpoint: {folder}: got none, expected at least one; was the run stopped at once?"
+            )
         return found
     path = folder / "best.pt" if asked.checkpoint == "best" else Path(asked.checkpoint)
     return path, checkpoint.read(path)
@@ -88,16 +98,22 @@ def _sets(asked: argparse.Namespace, config, policy):
 
     if asked.dataset is not None:
         manifest = read_dataset(asked.dataset, asked.root)
-        item = EvalSet(name=Path(asked.dataset).stem, label=asked.dataset, dataset=asked.dataset, protocol=asked.protocol)
+        item = EvalSet(
+            name=Path(asked.dataset).stem, label=asked.dataset, dataset=asked.dataset, protocol=asked.protocol
+        )
         if item.name in [known.name for known in config.eval.sets] and not asked.dry:
-            raise ConfigError(f"--dataset: got {asked.dataset}, named like a set of the run, expected another name or --dry")
+            raise ConfigError(
+                f"--dataset: got {asked.dataset}, named like a set of the run, expected another name or --dry"
+            )
         return [setup.eval_data(item, manifest, config, policy)]
     known = {item.name: item for item in config.eval.sets}
     for name in asked.sets or []:
         if name not in known:
             raise ConfigError(f"--set: got {name!r}, expected a set of the run{nearest(name, known)}")
     chosen = [known[name] for name in asked.sets or known]
-    manifests = {item.name: Manifest.read_csv(asked.run / "manifests" / f"{item.name}.csv") for item in chosen}
+    manifests = {
+        item.name: Manifest.read_csv(asked.run / "manifests" / f"{item.name}.csv") for item in chosen
+    }
     return [setup.eval_data(item, manifests[item.name], config, policy) for item in chosen]
 
 

@@ -6,8 +6,8 @@
     python -m fastreid_ops.train --config my.yaml --optim.lr 3e-4 --run.folder runs/mine
     python -m fastreid_ops.train --resume runs/mine [--optim.lr 1e-4 --resume_allow optim.lr]
 
-Exit status: 0 done, 1 the run failed (one sentence says why), 2 the command line or recipe is wrong, 128 + n after signal n
-(a checkpoint was written).
+Exit status: 0 done, 1 the run failed (one sentence says why), 2 the command line or recipe is wrong, 128 + n
+after signal n (a checkpoint was written).
 """
 
 import sys
@@ -28,7 +28,10 @@ def main(argv: list[str] | None = None) -> int:
         print(dump_yaml(to_dict(request.config)), end="")
         return 0
     from fastreid_ops.engine.interrupt import Interrupted
-    from fastreid_ops.engine.run import FAILURES, run  # torch and the kernels: not before the command line is known to be sound
+    from fastreid_ops.engine.run import (
+        FAILURES,
+        run,
+    )  # torch and the kernels: not before the command line is known to be sound
 
     try:
         run(request)

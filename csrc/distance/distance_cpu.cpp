@@ -40,25 +40,37 @@ template <class S> struct Rows {
 // Factors that bring a row to length 1: value * before * after. 0 for a row of zeros, `before` only against over- and underflow.
 struct Scale { double before, after; };
 
-template <class S> Scale unit_scale(const Rows<S>& rows, int64_t row) {
-  double square = 0, largest = 0;
-  for (int64_t k = 0; k < rows.depth; ++k) {
-    const double value = rows.at(row, k);
-    square += value * value;
+// Sixteen interleaved sums, then pairs: one order for every instruction set, and no chain of additions to wait for.
+template <class S> double square_sum(const Rows<S>& rows, int64_t row, double factor) {
+  constexpr int kSums = 16;
+  alignas(64) double sums[kSums] = {};
+  const S* from = rows.data + row * rows.row_stride;
+  int64_t k = 0;
+  for (; k + kSums <= rows.depth; k += kSums, from += kSums * rows.column_stride)
+    for (int i = 0; i < kSums; ++i) {
+      const double value = static_cast<double>(widen(from[i * rows.column_stride])) * factor;
+      sums[i] += value * value;
+    }
+  for (int i = 0; k < rows.depth; ++k, ++i) {
+    const double value = static_cast<double>(rows.at(row, k)) * factor;
+    sums[i] += value * value;
   }
+  for (int half = kSums / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+  return sums[0];
+}
+
+template <class S> Scale unit_scale(const Rows<S>& rows, int64_t row) {
+  const double square = square_sum(rows, row, 1);
   if (sizeof(S) == 8 && !(square > 1e-280 && square < 1e280)) {
+    double largest = 0;
     for (int64_t k = 0; k < rows.depth; ++k) {
       const double value = __builtin_fabs(rows.at(row, k));
       largest = value > largest ? value : largest;
     }
     if (largest > 0 && largest <= kHuge) {
       const double before = largest < 1 ? 0x1p600 : 0x1p-600;
-      square = 0;
-      for (int64_t k = 0; k < rows.depth; ++k) {
-        const double value = rows.at(row, k) * before;
-        square += value * value;
-      }
-      return {before, 1 / __builtin_sqrt(square)};
+      return {before, 1 / __builtin_sqrt(square_sum(rows, row, before))};
     }
   }
   return {1, square == 0 ? 0 : 1 / __builtin_sqrt(square)};
@@ -91,8 +103,10 @@ void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packe
       }
       for (int r = width; r < kWidth; ++r)
         for (int64_t k = 0; k < length; ++k) to[k * kWidth + r] = 0;
+      alignas(64) double part[kWidth] = {};
       for (int64_t k = 0; k < length; ++k)
-        for (int r = 0; r < kWidth; ++r) sums[r] += static_cast<double>(to[k * kWidth + r]) * to[k * kWidth + r];
+        for (int r = 0; r < kWidth; ++r) part[r] += static_cast<double>(to[k * kWidth + r]) * to[k * kWidth + r];
+      for (int r = 0; r < kWidth; ++r) sums[r] += part[r];
     }
     for (int r = 0; r < kWidth; ++r) squares[r] = sums[r];
   }
@@ -180,6 +194,7 @@ void emit(const DistanceProblem& problem, const Compute<S>* a, const Compute<S>*
   using T = Compute<S>;
   constexpr int kWidth = kColumns<T>, kD = kLanes<double>;
   const int64_t depth = problem.depth;
+  const bool unit = angular(problem.metric);
   alignas(64) double q[kTileRows * kWidth], differences[kTileRows * kWidth];
   bool redo[kTileRows];
   int to_redo = 0;
@@ -212,15 +227,18 @@ void emit(const DistanceProblem& problem, const Compute<S>* a, const Compute<S>*
           row[c] = exact_square(a + r, b + c, depth, -1.0);
       }
     }
+    if (unit)  // rows scaled to length 1 are so up to rounding; this takes out what is left
+      for (int c = 0; c < kWidth; ++c) row[c] *= 2 / (a_squares[r] + b_squares[c]);
     for (int c = 0; c < kWidth; c += kD) store(row + c, finish(problem.metric, load(row + c)));
     if (problem.metric == Metric::arccos) {  // |u-v| says little about angles near pi, |u+v| everything
       for (int c = 0; c < columns; ++c)
         if (row[c] > 3.0) {
           const double rest = exact_square(a + r, b + c, depth, 1.0);
-          row[c] = kPi - 2 * asin_half(splat(__builtin_sqrt(rest) / 2))[0];
+          const double square = rest * 2 / (a_squares[r] + b_squares[c]);
+          row[c] = kPi - 2 * asin_half(splat(__builtin_sqrt(square) / 2))[0];
         }
     }
-    if (angular(problem.metric)) {
+    if (unit) {
       for (int c = 0; c < columns; ++c)
         if (a_squares[r] == 0 || b_squares[c] == 0) {
           const bool defined = a_squares[r] == a_squares[r] && b_squares[c] == b_squares[c];

@@ -8,24 +8,54 @@ from fastreid_ops.config.schema import Config
 from fastreid_ops.config.values import ConfigError, flatten, nearest, to_dict
 
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_POSITIVE = (
-    "data.height data.width data.batch_size data.images_per_id train.epochs train.accumulate eval.batch_size eval.ranked "
-    "run.log_every run.checkpoint_every_epochs run.keep optim.lr"
-).split()
-_POSITIVE_OR_NULL = "optim.clip run.threads run.checkpoint_every_steps".split()
-_NOT_NEGATIVE = (
-    "data.crop_padding data.brightness data.contrast data.saturation data.workers loss.cross_entropy loss.triplet "
-    "optim.weight_decay schedule.warmup_epochs eval.every train.seed"
-).split()
-_FRACTION = (
-    "data.flip data.erasing loss.label_smoothing schedule.warmup_factor schedule.gamma schedule.final_factor optim.momentum"
-).split()
+_POSITIVE = [
+    "data.height",
+    "data.width",
+    "data.batch_size",
+    "train.epochs",
+    "train.accumulate",
+    "eval.batch_size",
+    "eval.ranked",
+    "run.log_every",
+    "run.checkpoint_every_epochs",
+    "run.keep",
+    "optim.lr",
+]
+_POSITIVE_OR_NULL = ["data.images_per_id", "optim.clip", "run.threads", "run.checkpoint_every_steps"]
+_NOT_NEGATIVE = [
+    "data.crop_padding",
+    "data.brightness",
+    "data.contrast",
+    "data.saturation",
+    "data.workers",
+    "loss.cross_entropy",
+    "loss.triplet",
+    "optim.weight_decay",
+    "schedule.warmup_epochs",
+    "eval.every",
+    "train.seed",
+]
+_FRACTION = [
+    "data.flip",
+    "data.erasing",
+    "loss.label_smoothing",
+    "schedule.warmup_factor",
+    "schedule.gamma",
+    "schedule.final_factor",
+    "optim.momentum",
+]
 
 
 def validate(config: Config, source: str = "config") -> Config:
-    """`config` itself if it can run. Errors: one ConfigError listing every value that cannot, with what is expected."""
+    """`config` itself if it can run. Errors: one ConfigError listing every value that cannot, with what is
+    expected.
+    """
     flat = flatten(to_dict(config))
-    found = [f"{key}: got {v}, expected a finite number" for key, v in flat.items() if isinstance(v, float) and not math.isfinite(v)]
+    found = [
+        f"{key}: got {v}, expected a finite number"
+        for key, v in flat.items()
+        if isinstance(v, float) and not math.isfinite(v)
+    ]
 
     def need(keys, ok, expected):
         found.extend(f"{key}: got {flat[key]!r}, expected {expected}" for key in keys if not ok(flat[key]))
@@ -39,8 +69,14 @@ def validate(config: Config, source: str = "config") -> Config:
     need(["loss.margin"], lambda v: v is None or v >= 0, "0 or above, or null for the soft margin")
     need(["data.mean", "data.std"], lambda v: len(v) == 3, "three numbers (red, green, blue)")
     need(["data.std"], lambda v: all(x > 0 for x in v), "numbers above 0")
-    need(["optim.betas"], lambda v: len(v) == 2 and all(0 <= x < 1 for x in v), "two numbers from 0 to below 1")
-    need(["schedule.milestones"], lambda v: v == sorted(set(v)) and all(m > 0 for m in v), "rising epoch numbers above 0")
+    need(
+        ["optim.betas"], lambda v: len(v) == 2 and all(0 <= x < 1 for x in v), "two numbers from 0 to below 1"
+    )
+    need(
+        ["schedule.milestones"],
+        lambda v: v == sorted(set(v)) and all(m > 0 for m in v),
+        "rising epoch numbers above 0",
+    )
     need(["run.device"], lambda v: re.fullmatch(r"auto|cpu|cuda(:\d+)?", v), "auto, cpu, cuda or cuda:N")
     found += _combinations(config) + _names(config)
     if found:
@@ -51,25 +87,38 @@ def validate(config: Config, source: str = "config") -> Config:
 def _combinations(config: Config) -> list[str]:
     found = []
     data, loss, schedule = config.data, config.loss, config.schedule
-    if data.images_per_id > 0 and data.batch_size % data.images_per_id:
-        found.append(f"data.batch_size: got {data.batch_size}, expected a multiple of data.images_per_id = {data.images_per_id}")
+    each = data.images_per_id
+    people = data.batch_size // each if each else 0
+    if each and data.batch_size % each:
+        found.append(
+            f"data.batch_size: got {data.batch_size}, expected a multiple of data.images_per_id = {each}"
+        )
     if loss.cross_entropy == 0 and loss.triplet == 0:
         found.append("loss: got weight 0 for every term, expected at least one above 0")
-    if loss.triplet > 0 and (data.images_per_id < 2 or data.batch_size < 2 * data.images_per_id):
-        found.append(
-            f"loss.triplet: got {loss.triplet} with {data.batch_size // max(data.images_per_id, 1)} ids x {data.images_per_id} images, "
-            "expected at least 2 x 2 (or loss.triplet 0)"
-        )
+    if loss.triplet > 0 and (not each or each < 2 or people < 2):
+        got = f"{people} people x {each} images" if each else "no data.images_per_id"
+        found.append(f"loss.triplet: got {got} in a batch, expected at least 2 x 2 (or loss.triplet 0)")
     if schedule.name == "multistep" and not schedule.milestones:
         found.append("schedule.milestones: got [], expected epochs for schedule.name multistep")
     if schedule.warmup_epochs > config.train.epochs:
-        found.append(f"schedule.warmup_epochs: got {schedule.warmup_epochs}, expected at most train.epochs = {config.train.epochs}")
+        found.append(
+            f"schedule.warmup_epochs: got {schedule.warmup_epochs}, expected at most train.epochs = "
+            f"{config.train.epochs}"
+        )
     if config.train.amp == "fp16" and config.run.device == "cpu":
-        found.append("train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)")
+        found.append(
+            "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
+        )
     names = [s.name for s in config.eval.sets]
-    found += [f"eval.sets: name {n!r} appears twice, expected different names" for n in sorted(set(names)) if names.count(n) > 1]
     found += [
-        f"eval.sets: name: got {n!r}, expected letters, digits, _ and -, and not table" for n in names if not _SET_NAME.fullmatch(n) or n == "table"
+        f"eval.sets: name {n!r} appears twice, expected different names"
+        for n in sorted(set(names))
+        if names.count(n) > 1
+    ]
+    found += [
+        f"eval.sets: name: got {n!r}, expected letters, digits, _ and -, and not table"
+        for n in names
+        if not _SET_NAME.fullmatch(n) or n == "table"
     ]
     if config.eval.every and not config.eval.sets:
         found.append("eval.sets: got none, expected at least one (or eval.every 0)")
@@ -90,5 +139,7 @@ def _names(config: Config) -> list[str]:
         datasets += [(f"eval.sets.{i}.dataset", item.dataset)] if item.dataset is not None else []
     asked += [(key, name, DATASETS) for key, name in datasets if not name.lower().endswith(".csv")]
     return [
-        f"{key}: got {name!r}, expected a name of the table{nearest(name, table)}" for key, name, table in asked if name not in table
+        f"{key}: got {name!r}, expected a name of the table{nearest(name, table)}"
+        for key, name, table in asked
+        if name not in table
     ]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes and the command line: `read(argv)` gives the recipe, the effective configuration and what was asked besides.
+"""Recipes and the command line: `read(argv)` gives the recipe, the effective configuration and what was asked
+besides.
 
-    --config NAME|FILE.yaml   a recipe of the package or a file of one's own (default: `default`)
-    --optim.lr 3e-4           any key of the configuration, dotted
-    --resume RUN              go on with a run folder: its own configuration takes the recipe's place
-    --resume_allow KEY ...    keys that may differ from the run that is resumed
-    --print_config            print the effective configuration as YAML and stop
+--config NAME|FILE.yaml   a recipe of the package or a file of one's own (default: `default`) --optim.lr 3e-4
+any key of the configuration, dotted
+--resume RUN              go on with a run folder: its own configuration takes the recipe's place
+--resume_allow KEY ...    keys that may differ from the run that is resumed --print_config            print
+the effective configuration as YAML and stop
 """
 
 import re
@@ -19,13 +20,19 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from fastreid_ops.config.schema import Config
 from fastreid_ops.config.values import ConfigError, flatten, from_dict, nearest, to_dict
 
-_EXPECTED = {"config": "a recipe or a .yaml file", "resume": "a run folder", "resume_allow": "keys that may differ"}
+_EXPECTED = {
+    "config": "a recipe or a .yaml file",
+    "resume": "a run folder",
+    "resume_allow": "keys that may differ",
+}
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
 @dataclass
 class Request:
-    """A parsed command line. `base` is the recipe (or the resumed run's configuration), `config` what shall run."""
+    """A parsed command line. `base` is the recipe (or the resumed run's configuration), `config` what shall
+    run.
+    """
 
     recipe: str
     base: dict[str, Any]
@@ -41,7 +48,9 @@ def recipes() -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file as nested plain values. Errors: ConfigError naming the file (and the line, if it is not YAML)."""
+    """A YAML file as nested plain values. Errors: ConfigError naming the file (and the line, if it is not
+    YAML).
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -52,18 +61,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The complete nested values of a packaged recipe or of a YAML file; keys the file leaves out take the defaults."""
+    """The complete nested values of a packaged recipe or of a YAML file; keys the file leaves out take the
+    defaults.
+    """
     path = Path(name)
     if not name.lower().endswith((".yaml", ".yml")):
         if name not in recipes():
-            raise ConfigError(f"--config: got {name!r}, expected a recipe or a .yaml file{nearest(name, recipes())}")
+            raise ConfigError(
+                f"--config: got {name!r}, expected a recipe or a .yaml file{nearest(name, recipes())}"
+            )
         path = RECIPES / f"{name}.yaml"
     return to_dict(from_dict(read_yaml(path), str(path)))
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
     """YAML text that `read_yaml` reads back to the same values, key order kept."""
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Plain types only; short lists on one line."""
+
+
+def _list(dumper: _Dumper, values: list) -> yaml.Node:
+    flow = not any(isinstance(value, (dict, list)) for value in values)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=flow)
+
+
+_Dumper.add_representer(list, _list)
 
 
 def _known_keys() -> list[str]:
@@ -72,7 +97,9 @@ def _known_keys() -> list[str]:
 
 
 def _refuse_unknown(argv: list[str]) -> None:
-    """jsonargparse would accept abbreviations and report unknown keys without a hint; this says which key is near."""
+    """jsonargparse would accept abbreviations and report unknown keys without a hint; this says which key is
+    near.
+    """
     known = _known_keys()
     for argument in argv:
         if argument.startswith("--"):
@@ -84,11 +111,17 @@ def _refuse_unknown(argv: list[str]) -> None:
 
 def parser(base: dict[str, Any]) -> ArgumentParser:
     """The jsonargparse parser over the dataclasses with `base` (nested values) as defaults."""
-    made = ArgumentParser(prog="python -m fastreid_ops.train", exit_on_error=False, description=__doc__.split("\n")[0])
-    made.add_argument("--config", default="default", help=f"recipe name or YAML file; recipes: {', '.join(recipes())}")
+    made = ArgumentParser(
+        prog="python -m fastreid_ops.train", exit_on_error=False, description=__doc__.split("\n")[0]
+    )
+    made.add_argument(
+        "--config", default="default", help=f"recipe name or YAML file; recipes: {', '.join(recipes())}"
+    )
     made.add_argument("--resume", default=None, metavar="RUN", help="run folder to go on with")
     made.add_argument("--resume_allow", default=None, metavar="KEY", help="keys that may differ on resume")
-    made.add_argument("--print_config", action="store_true", help="print the effective configuration and stop")
+    made.add_argument(
+        "--print_config", action="store_true", help="print the effective configuration and stop"
+    )
     made.add_class_arguments(Config, None, fail_untyped=True)
     made.set_defaults(flatten(base))
     return made
@@ -100,7 +133,10 @@ def read(argv: list[str]) -> Request:
     own, overrides = _take_own(argv)
     resume = Path(own["resume"][0]) if own["resume"] else None
     if resume is not None and own["config"]:
-        raise ConfigError("--config: got a recipe beside --resume, expected one of them: a resumed run brings its configuration")
+        raise ConfigError(
+            "--config: got a recipe beside --resume, expected one of them: a resumed run brings its "
+            "configuration"
+        )
     if resume is None:
         recipe = (own["config"] or ["default"])[0]
         base, recipe = read_recipe(recipe), Path(recipe).stem
@@ -120,7 +156,9 @@ def read(argv: list[str]) -> Request:
 
 
 def _take_own(argv: list[str]) -> tuple[dict[str, list[str] | None], list[str]]:
-    """The options that decide the defaults of everything else, and the rest of the command line for jsonargparse."""
+    """The options that decide the defaults of everything else, and the rest of the command line for
+    jsonargparse.
+    """
     takes = {"config": 1, "resume": 1, "resume_allow": len(argv), "print_config": 0}
     own: dict[str, list[str] | None] = dict.fromkeys(takes)
     rest: list[str] = []
@@ -154,7 +192,10 @@ def _shorten(message: str) -> str:
     expected = dict.fromkeys(re.findall(r"Expected an? (.+?)\.?(?: Got value.*)?$", message, re.MULTILINE))
     if not key or not got or not expected:
         return message
-    words = [re.sub(r"<class '(.*)'>", r"\1", e).replace("NoneType", "null").removeprefix("typing.") for e in expected]
+    words = [
+        re.sub(r"<class '(.*)'>", r"\1", e).replace("NoneType", "null").removeprefix("typing.")
+        for e in expected
+    ]
     return f"{key[1]}: got {got[1]}, expected {' or '.join(words)}"
 
 

@@ -13,7 +13,7 @@ Plain = bool | int | float | str
 
 @dataclass
 class ModelConfig:
-    """Which architecture, and a state dict (.safetensors, .pt, .pth) to start from instead of random weights."""
+    """Which architecture, its options, and a file of weights to start from (.safetensors, .pt, .pth)."""
 
     name: str = "osnet_x0_25"
     weights: str | None = None
@@ -24,8 +24,9 @@ class ModelConfig:
 class DataConfig:
     """What is trained on. `dataset` is a name of the data-set table or a CSV manifest; `options` go to its reader.
 
-    `batch_size` is the whole batch of one optimizer step's forward pass, `images_per_id` of every person in it.
-    Sizes and paddings in pixels, `flip` and `erasing` are probabilities, the three jitters are +- fractions.
+    `batch_size` images in one forward pass, `images_per_id` of each person in it (null: any images, shuffled);
+    `remainder` says what becomes of a person's images that fill no such group in an epoch. Sizes and padding in
+    pixels, `flip` and `erasing` are probabilities, brightness, contrast and saturation are +- fractions.
     """
 
     dataset: str = "people"
@@ -36,7 +37,8 @@ class DataConfig:
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     batch_size: int = 64
-    images_per_id: int = 4
+    images_per_id: int | None = 4
+    remainder: Literal["drop", "fill"] = "drop"
     crop_padding: int = 5
     flip: float = 0.5
     erasing: float = 0.5
@@ -49,7 +51,9 @@ class DataConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft margin)."""
+    """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft
+    margin).
+    """
 
     cross_entropy: float = 1.0
     label_smoothing: float = 0.1
@@ -59,7 +63,9 @@ class LossConfig:
 
 @dataclass
 class OptimConfig:
-    """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is SGD's, the betas are Adam's."""
+    """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is SGD's, the betas are
+    Adam's.
+    """
 
     name: Literal["adam", "adamw", "amsgrad", "sgd"] = "adam"
     lr: float = 2e-3
@@ -84,7 +90,9 @@ class ScheduleConfig:
 
 @dataclass
 class TrainConfig:
-    """How long and how. `accumulate` batches make one step; `ema` is the decay of averaged weights (null: off)."""
+    """How long and how. `accumulate` batches make one step; `ema` is the decay of averaged weights (null:
+    off).
+    """
 
     method: str = "identity"
     epochs: int = 20
@@ -97,7 +105,8 @@ class TrainConfig:
 
 @dataclass
 class EvalSet:
-    """One data set to evaluate on, by its query and gallery. `dataset: null` means the one that is trained on.
+    """One data set to evaluate on, by its query and gallery. `dataset: null` means the one that is trained
+    on.
 
     `name` is the file name of the results, `label` and `note` the words beside the figures.
     """
@@ -121,7 +130,7 @@ def _default_sets() -> list[EvalSet]:
         EvalSet(
             name="sample",
             label="real crops, zero-shot",
-            note="589 crops of eleven people seen by one real camera, cut into two pseudo-cameras; never trained on.",
+            note="589 crops of eleven people, one real camera cut into two pseudo-cameras; never trained on.",
             dataset="sample",
         ),
     ]
@@ -143,7 +152,9 @@ class EvalConfig:
 
 @dataclass
 class RunConfig:
-    """Where and on what. `folder: null` makes runs/<recipe>-<date-time>-<n>; `threads: null` takes torch's own number."""
+    """Where and on what. `folder: null` makes runs/<recipe>-<date-time>-<n>; `threads: null` takes torch's
+    own number.
+    """
 
     folder: str | None = None
     device: str = "auto"

@@ -12,7 +12,9 @@ from fastreid_ops.config.schema import Config, EvalSet
 
 
 class ConfigError(ValueError):
-    """A key, a value or a combination that cannot run; the message names the key, what came and what is expected."""
+    """A key, a value or a combination that cannot run; the message names the key, what came and what is
+    expected.
+    """
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -58,7 +60,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def from_dict(values: dict[str, Any], source: str = "config") -> Config:
-    """A Config from nested plain values; missing keys take the defaults, unknown ones and wrong types are errors.
+    """A Config from nested plain values; missing keys take the defaults, unknown ones and wrong types are
+    errors.
 
     Errors: ConfigError naming `source` and the dotted key, with the nearest known name for an unknown one.
     """
@@ -75,11 +78,15 @@ def _fill(cls: type, values: Any, source: str, prefix: str) -> Any:
             if cls is not EvalSet:
                 known += [*flatten(to_dict(Config())), *get_type_hints(Config)]
             raise ConfigError(f"{source}: unknown key {prefix}{key}{nearest(f'{prefix}{key}', known)}")
-    return cls(**{key: _convert(types[key], value, source, f"{prefix}{key}") for key, value in values.items()})
+    return cls(
+        **{key: _convert(types[key], value, source, f"{prefix}{key}") for key, value in values.items()}
+    )
 
 
 def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
-    """`value` as `kind`, or an error: a deliberately small set of types, so that nothing from a file is ever imported."""
+    """`value` as `kind`, or an error: a deliberately small set of types, so that nothing from a file is ever
+    imported.
+    """
     if dataclasses.is_dataclass(kind):
         return _fill(kind, value, source, f"{key}.")
     origin, inner = get_origin(kind), get_args(kind)
@@ -100,5 +107,7 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
             return float(value)  # 1, and "3e-4", which YAML 1.1 reads as text
         except ValueError:
             pass
-    words = " or ".join("null" if c is type(None) else "a list" if origin is list else c.__name__ for c in choices)
+    words = " or ".join(
+        "null" if c is type(None) else "a list" if origin is list else c.__name__ for c in choices
+    )
     raise ConfigError(f"{source}: {key}: got {value!r}, expected {words}")

@@ -1,27 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a model, or colour alone, on a set of queries and a gallery, and write the results into the run folder."""
+"""Evaluate a model, or colour alone, on a set of queries and a gallery, and write the results into the run
+folder.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fastreid_ops.data.loader import EvalLoader
+from fastreid_ops.evaluation import Labels, Protocol, Result, evaluate, ranked_lists
+from fastreid_ops.ops.distance import pairwise_distance
 from torch import Tensor, nn
 
 from fastreid_ops.data.hsv import hsv_stripes
-from fastreid_ops.data.images import read_image
-from fastreid_ops.data.loader import EvalLoader
+from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.engine.extract import Features, extract
 from fastreid_ops.engine.loop import summary
 from fastreid_ops.engine.run_folder import RunFolder
-from fastreid_ops.evaluation import Labels, Protocol, Result, evaluate, ranked_lists
-from fastreid_ops.ops.distance import pairwise_distance
 
 
 @dataclass
 class EvalData:
-    """One evaluation set. `files` are the rows of queries and gallery, each file once, so that no image is read twice.
+    """One evaluation set. `files` are the rows of queries and gallery, each file once, so that no image is
+    read twice.
 
     `query` and `gallery` are manifests; `loader` yields the images of `files`.
     """
@@ -38,7 +41,9 @@ class EvalData:
 
 @dataclass
 class Assessment:
-    """A result with what is needed to show it: the distances and the rows behind them (without unreadable images)."""
+    """A result with what is needed to show it: the distances and the rows behind them (without unreadable
+    images).
+    """
 
     data: EvalData
     result: Result
@@ -71,20 +76,24 @@ def assess(
     channels_last: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Assessment:
-    """Evaluate `model` on one set; see `extract` for the arguments. Errors: ValueError if no query can be evaluated."""
+    """Evaluate `model` on one set; see `extract` for the arguments. Errors: ValueError if no query can be
+    evaluated.
+    """
     features = extract(model, data.loader, device, flip=flip, channels_last=channels_last, check=check)
     return _rank(data, features, metric)
 
 
-def assess_colour(data: EvalData) -> Assessment:
-    """Evaluate the HSV-stripe histograms of `data.hsv` on one set, Euclidean. Files that cannot be read are left out."""
-    policy = data.loader.policy
+def assess_colour(data: EvalData, policy: BadImagePolicy) -> Assessment:
+    """Evaluate HSV-stripe histograms (`data.hsv`) on one set, Euclidean; files that `policy` lets pass are left out."""
     values, rows = [], []
     for row in range(len(data.files)):
-        image = policy.read(data.files.file(row))
-        if image is not None:
-            values.append(torch.from_numpy(hsv_stripes(image)))
+        try:
+            values.append(torch.from_numpy(hsv_stripes(read_image(data.files.file(row)))))
             rows.append(row)
+        except BadImageError as error:
+            policy.record(error.path, error.reason)
+    if not values:
+        raise ValueError(f"assess_colour: {data.name}: got no readable image, expected some")
     return _rank(data, Features(torch.stack(values), torch.tensor(rows)), "euclidean")
 
 
@@ -94,19 +103,28 @@ def _rank(data: EvalData, features: Features, metric: str) -> Assessment:
     for manifest in (data.query, data.gallery):
         kept = manifest.take([row for row in range(len(manifest)) if manifest.path[row] in place])
         if not len(kept):
-            raise ValueError(f"assess: {data.name}: got no readable image in the query or the gallery, expected some in both")
+            raise ValueError(
+                f"assess: {data.name}: got no readable image in the query or the gallery, expected some in "
+                "both"
+            )
         sides.append((kept, features.values[[place[path] for path in kept.path]]))
     (query, query_features), (gallery, gallery_features) = sides
     number = {pid: i for i, pid in enumerate(dict.fromkeys([*query.pid, *gallery.pid]))}
-    labels = [Labels(torch.tensor([number[p] for p in m.pid]), torch.tensor(m.camid)) for m in (query, gallery)]
+    labels = [
+        Labels(torch.tensor([number[p] for p in m.pid]), torch.tensor(m.camid)) for m in (query, gallery)
+    ]
     distance = pairwise_distance(query_features, gallery_features, metric=metric)
     return Assessment(data, evaluate(distance, *labels, data.protocol), distance, query, gallery, *labels)
 
 
 def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
-    """The content of results/<set>.json: figures, every query, and the first `ranked` gallery entries of each."""
+    """The content of results/<set>.json: figures, every query, and the first `ranked` gallery entries of
+    each.
+    """
     data, result, query, gallery = assessment.data, assessment.result, assessment.query, assessment.gallery
-    lists = ranked_lists(assessment.distance, assessment.query_labels, assessment.gallery_labels, data.protocol, ranked)
+    lists = ranked_lists(
+        assessment.distance, assessment.query_labels, assessment.gallery_labels, data.protocol, ranked
+    )
     queries, ranks = [], []
     for i, entries in enumerate(lists):
         queries.append(
@@ -131,8 +149,19 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
             for j in entries
         ]
         ranks.append({"query": i, "gallery": shown})
-    figures = {key: value for key, value in result.to_dict().items() if key not in ("ap", "inp", "first_rank", "status", "num_relevant")}
-    return {"set": data.name, "label": data.label, "note": data.note, **figures, "queries": queries, "ranked": ranks}
+    figures = {
+        key: value
+        for key, value in result.to_dict().items()
+        if key not in ("ap", "inp", "first_rank", "status", "num_relevant")
+    }
+    return {
+        "set": data.name,
+        "label": data.label,
+        "note": data.note,
+        **figures,
+        "queries": queries,
+        "ranked": ranks,
+    }
 
 
 def write_results(run: RunFolder, assessments: dict[str, Assessment], ranked: int, suffix: str = "") -> None:
@@ -158,6 +187,9 @@ def table_text(rows: list[dict[str, Any]]) -> str:
     cells = [(r["system"], r["label"] or r["set"], *(f"{100 * r[k]:.1f}" for k in keys)) for r in rows]
     widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
         for line in [head, *cells]
     )

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files: written so that a crash at any point leaves a usable one, verified before they are believed.
+"""Checkpoint files: written so that a crash at any point leaves a usable one, verified before they are
+believed.
 
-A checkpoint NAME.pt has a sidecar NAME.pt.sha256 in the format of `sha256sum`. Order of a write, each step durable (fsync of
-the file and of the folder) before the next begins:
+A checkpoint NAME.pt has a sidecar NAME.pt.sha256 in the format of `sha256sum`. Order of a write, each step
+durable (fsync of the file and of the folder) before the next begins:
 
     1. NAME.pt.tmp       the content, whole
-    2. NAME.pt.sha256    the new digest; when NAME.pt exists already (best.pt), its digest too, on a second line
+    2. NAME.pt.sha256    the new digest; if NAME.pt exists already (best.pt), its digest as well
     3. NAME.pt           by rename from NAME.pt.tmp
     4. NAME.pt.sha256    the new digest alone, if there were two
     5. NAME.pt is read back and compared; only then may older ones be removed
 
-Whoever is killed between two steps leaves either the old pair, or the old file with a sidecar that knows it, or the new pair.
-A checkpoint is valid if its sha256 is any line of its sidecar. One without a sidecar is never taken up by itself.
+Whoever is killed between two steps leaves either the old pair, or the old file with a sidecar that knows it,
+or the new pair. A checkpoint is valid if its sha256 is any line of its sidecar. One without a sidecar is
+never taken up by itself.
 
-The content is tensors and plain Python values, read with `weights_only=True`: reading a file never runs code from it.
+The content is tensors and plain Python values, read with `weights_only=True`: reading a file never runs code
+from it.
 """
 
 import hashlib
@@ -57,8 +60,9 @@ def sidecar(path: Path) -> Path:
 def write(path: Path, content: dict[str, Any]) -> str:
     """Write one checkpoint in the order above and read it back; returns its sha256.
 
-    Memory: the serialised content once (serialising straight into a full disk would leave torch's writer in an undefined state).
-    Errors: OSError from the disk, in which case whatever was valid before is valid still; CheckpointError if it reads back wrong.
+    Memory: the serialised content once (serialising straight into a full disk would leave torch's writer in
+    an undefined state). Errors: OSError from the disk, in which case whatever was valid before is valid
+    still; CheckpointError if it reads back wrong.
     """
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
@@ -75,12 +79,16 @@ def write(path: Path, content: dict[str, Any]) -> str:
     if len(lines) > 1:
         write_atomic(sidecar(path), f"{digest}  {path.name}\n".encode())
     if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-        raise CheckpointError(f"checkpoint: {path}: got other bytes back than were written, expected a working disk")
+        raise CheckpointError(
+            f"checkpoint: {path}: got other bytes back than were written, expected a working disk"
+        )
     return digest
 
 
 def keep_last(folder: Path, count: int) -> None:
-    """Remove all but the newest `count` step checkpoints, the file before its sidecar, then sidecars left alone."""
+    """Remove all but the newest `count` step checkpoints, the file before its sidecar, then sidecars left
+    alone.
+    """
     for path in steps(folder)[count:]:
         remove(path)
     for left in folder.glob("*.tmp"):  # of a process that was killed in the middle of a write
@@ -101,17 +109,23 @@ def read(path: Path) -> dict[str, Any]:
     if not known:
         raise CheckpointError(f"checkpoint: {path}: got no sha256 beside it, expected {sidecar(path).name}")
     if actual not in known:
-        raise CheckpointError(f"checkpoint: {path}: got sha256 {actual[:16]}... of {len(data)} bytes, expected {known[0][:16]}...")
+        raise CheckpointError(
+            f"checkpoint: {path}: got sha256 {actual[:16]}... of {len(data)} bytes, expected "
+            f"{known[0][:16]}..."
+        )
     content = load_plain(data, str(path))
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint: {path}: got a file of another program, expected format {FORMAT!r}")
+        raise CheckpointError(
+            f"checkpoint: {path}: got a file of another program, expected format {FORMAT!r}"
+        )
     if content.get("version") != VERSION:
         raise CheckpointError(f"checkpoint: {path}: got version {content.get('version')}, expected {VERSION}")
     return content
 
 
 def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest sound step checkpoint and its content; each unsound newer one is told to `warn`. None if there is none at all.
+    """The newest sound step checkpoint and its content; each unsound newer one is told to `warn`. None if
+    there is none at all.
 
     Errors: CheckpointError if there are checkpoints and every one is unsound.
     """
@@ -122,7 +136,9 @@ def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, A
         except CheckpointError as error:
             warn(f"{error}; trying the one before")
     if found:
-        raise CheckpointError(f"checkpoint: {folder}: got {len(found)} unsound checkpoints, expected at least one sound")
+        raise CheckpointError(
+            f"checkpoint: {folder}: got {len(found)} unsound checkpoints, expected at least one sound"
+        )
     return None
 
 
@@ -133,29 +149,44 @@ def load_plain(data: bytes, name: str) -> Any:
     """
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise CheckpointError(
-            f"checkpoint: {name}: got {len(data)} bytes that are no complete torch file, expected one written by torch.save "
+            f"checkpoint: {name}: got {len(data)} bytes that are no complete torch file, expected one "
+            "written by torch.save "
             "(zip format) or a .safetensors file"
         )
     try:
         foreign = sorted(get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
         if foreign:
             raise CheckpointError(
-                f"checkpoint: {name}: got a file that names code: {', '.join(foreign)}; expected tensors and plain values only. "
+                f"checkpoint: {name}: got a file that names code: {', '.join(foreign)}; expected tensors "
+                "and plain values only. "
                 "It was not loaded"
             )
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
-    except (RuntimeError, ValueError, UnpicklingError, EOFError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (
+        RuntimeError,
+        ValueError,
+        UnpicklingError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+    ) as error:
         first = str(error).strip().split("\n")[0] or type(error).__name__
-        raise CheckpointError(f"checkpoint: {name}: got a damaged or foreign file ({first}), expected tensors and plain values") from error
+        raise CheckpointError(
+            f"checkpoint: {name}: got a damaged or foreign file ({first}), expected tensors and plain values"
+        ) from error
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"checkpoint: {path}: got {error.strerror}, expected a readable file") from error
+        raise CheckpointError(
+            f"checkpoint: {path}: got {error.strerror}, expected a readable file"
+        ) from error
 
 
 def _digests(path: Path) -> list[str]:

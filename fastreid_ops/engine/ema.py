@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exponential moving average of a model's weights: a second model that follows the trained one.
 
-After step t: average = d * average + (1 - d) * weights with d = min(decay, (1 + t) / (10 + t)), so that the first steps do not
-cling to the random start (the warm-up of TensorFlow's ExponentialMovingAverage). Batch-norm statistics are averaged
-as well, integer buffers copied. Where averaging is on, the average is what is evaluated, exported and called the model.
+After step t: average = d * average + (1 - d) * weights with d = min(decay, (1 + t) / (10 + t)), so that the
+first steps do not cling to the random start (the warm-up of TensorFlow's ExponentialMovingAverage).
+Batch-norm statistics are averaged as well, integer buffers copied. Where averaging is on, the average is what
+is evaluated, exported and called the model.
 """
 
 import copy

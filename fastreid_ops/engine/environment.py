@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run stands on (machine, versions, threads), written down, and the switches that make it repeatable."""
+"""What a run stands on (machine, versions, threads), and the switches that make it repeatable."""
 
 import os
 import platform
@@ -16,16 +16,20 @@ from fastreid_ops._version import __version__
 
 
 def prepare(threads: int | None, deterministic: bool) -> int:
-    """Set the thread count (null: torch's own) and deterministic algorithms; returns the number of threads in use.
+    """Set the thread count (null: torch's own) and deterministic algorithms; returns the number of threads in
+    use.
 
-    The order of floating-point sums depends on the number of threads, so a run keeps the one it was started with.
+    The order of floating-point sums depends on the number of threads, so a run keeps the one it was started
+    with.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by cuBLAS when CUDA starts
         torch.backends.cudnn.benchmark = False
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes every new tensor twice
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # a debugging aid that writes every new tensor twice
+        )
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     return torch.get_num_threads()
 
@@ -35,9 +39,14 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise ValueError(f"run.device: got {name}, expected cpu or one of the {count} GPUs that torch {torch.__version__} sees")
+        raise ValueError(
+            f"run.device: got {name}, expected cpu or one of the {count} GPUs that torch "
+            f"{torch.__version__} sees"
+        )
     return device
 
 
@@ -85,7 +94,13 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

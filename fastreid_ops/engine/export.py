@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""weights.safetensors: the final weights with everything a user of them must know, as text in the file's header."""
+"""weights.safetensors: the final weights with everything a user of them must know, as text in the file's
+header.
+"""
 
 import hashlib
 import json
@@ -40,7 +42,9 @@ def metadata(state: TrainState) -> dict[str, str]:
 
 def export_weights(state: TrainState, path: Path) -> str:
     """Write the final weights as a whole; returns the sha256 of the file. Equal weights give equal bytes."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.final_model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in state.final_model.state_dict().items()
+    }
     data = save(tensors, metadata(state))
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 
 class Features(NamedTuple):
-    """`values` (N, D) float32 on the CPU; `rows` (N,) int64, rising: the manifest row of each feature (bad files are missing)."""
+    """`values` (N, D) float32 on the CPU; `rows` (N,) int64, rising: the manifest row of each feature (bad
+    files are missing).
+    """
 
     values: Tensor
     rows: Tensor
@@ -40,10 +42,10 @@ def extract(
 ) -> Features:
     """Features of everything a loader yields.
 
-    Shapes: batches with `images` (B, 3, H, W) float32 and `index` (B,) int64, the row numbers.
-    With `flip`, the mean of the features of the image and of its mirror image. Always in float32, whatever training used, so
-    that a figure does not depend on it. `check` is called between batches and may raise.
-    Errors: ValueError when the loader yields nothing or a feature is not finite, naming the first row.
+    Shapes: batches with `images` (B, 3, H, W) float32 and `index` (B,) int64, the row numbers. With `flip`,
+    the mean of the features of the image and of its mirror image. Always in float32, whatever training used,
+    so that a figure does not depend on it. `check` is called between batches and may raise. Errors:
+    ValueError when the loader yields nothing or a feature is not finite, naming the first row.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     values, rows = [], []
@@ -62,5 +64,8 @@ def extract(
     finite = features.values.isfinite().all(dim=1)
     if not finite.all():
         bad = features.rows[~finite]
-        raise ValueError(f"extract: model: got {len(bad)} features with NaN or Inf (first: row {int(bad[0])}), expected finite features")
+        raise ValueError(
+            f"extract: model: got {len(bad)} features with NaN or Inf (first: row {int(bad[0])}), expected "
+            "finite features"
+        )
     return features

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT and SIGTERM as a wish that the loop grants at the next safe place; a second signal ends the process at once."""
+"""SIGINT and SIGTERM as a wish that the loop grants at the next safe place; a second signal ends the process
+at once.
+"""
 
 import signal
 
@@ -13,7 +15,9 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupt:
-    """Context manager: `check()` raises Interrupted once SIGINT or SIGTERM has come. Main thread only, as Python demands."""
+    """Context manager: `check()` raises Interrupted once SIGINT or SIGTERM has come. Main thread only, as
+    Python demands.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says: text to the terminal and log.txt, figures to metrics.jsonl (and TensorBoard), a progress bar with ETA."""
+"""What a run says: text to the terminal and log.txt, figures to metrics.jsonl (and TensorBoard), a progress
+bar with ETA.
+"""
 
+import contextlib
+import errno
 import json
 import math
 import os
@@ -16,27 +20,28 @@ class Log:
     """Lines to standard output and to a file; the file is opened for appending."""
 
     def __init__(self, path: Path | None = None):
-        self._file = open(path, "a", encoding="utf-8", buffering=1) if path is not None else None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        self._descriptor = os.open(path, flags, 0o644) if path is not None else None
 
     def say(self, text: str = "") -> None:
         """One or more lines; they do not disturb a progress bar."""
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
-        if self._file is not None:
-            self._file.write(text + "\n")
+        self.note(text)
 
     def warn(self, text: str) -> None:
         """A line that something is not as it should be though the run goes on."""
         self.say(f"warning: {text}")
 
     def note(self, text: str) -> None:
-        """Lines for the file only."""
-        if self._file is not None:
-            self._file.write(text.rstrip() + "\n")
+        """Lines for the file only; a full disk costs the line, not the run."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.write(self._descriptor, (text.rstrip() + "\n").encode())
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._descriptor is not None:
+            os.close(self._descriptor)
 
 
 def plain(value: Any) -> Any:
@@ -47,46 +52,69 @@ def plain(value: Any) -> Any:
 
 
 class Metrics:
-    """metrics.jsonl: one object a line, each written with one system call, never twice for the same step.
+    """metrics.jsonl: one object a line, each written whole with one system call, never twice for the same step.
 
-    A checkpoint stores `position()`; after a resume `truncate()` takes the file back to it, so that the repeated steps do not
-    appear twice. `board` is a SummaryWriter or None.
+    A checkpoint stores `position()`; after a resume `truncate()` takes the file back to it, so that the
+    repeated steps do not appear twice. Lines that a full disk refuses are kept and tried again with the next one;
+    until then `position()` raises OSError and no checkpoint is written. `board` is a SummaryWriter or None.
     """
 
     def __init__(self, path: Path, board=None):
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._waiting: list[bytes] = []
         self._board = board
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record of plain values."""
-        os.write(self._descriptor, (json.dumps(plain(record), allow_nan=False) + "\n").encode())
+        self._waiting.append((json.dumps(plain(record), allow_nan=False) + "\n").encode())
+        with contextlib.suppress(OSError):
+            self._flush()
         if self._board is not None:
             _to_board(self._board, record)
 
+    def _flush(self) -> None:
+        while self._waiting:
+            size = os.fstat(self._descriptor).st_size
+            written = os.write(self._descriptor, self._waiting[0])
+            if written < len(self._waiting[0]):
+                os.ftruncate(self._descriptor, size)
+                raise OSError(errno.ENOSPC, "No space left for metrics.jsonl")
+            self._waiting.pop(0)
+
     def position(self) -> int:
-        """Length in bytes, durable when this returns."""
+        """Length in bytes, durable when this returns. Errors: OSError while lines are waiting for space."""
+        self._flush()
         os.fsync(self._descriptor)
         return os.fstat(self._descriptor).st_size
 
     def truncate(self, position: int) -> int:
-        """Cut the file back to a stored position; returns how many bytes are missing (0 unless the file was damaged)."""
+        """Cut the file back to a stored position; returns how many bytes are missing (0 unless the file was
+        damaged).
+        """
         size = os.fstat(self._descriptor).st_size
         os.ftruncate(self._descriptor, min(position, size))
         return max(position - size, 0)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Errors: OSError if lines are waiting still; the file is closed nevertheless."""
+        try:
+            self._flush()
+        finally:
+            os.close(self._descriptor)
         if self._board is not None:
             self._board.close()
 
 
 def open_board(folder: Path, step: int):
-    """A TensorBoard writer into `folder`; figures after `step` of an earlier attempt are hidden. Errors: ImportError with the cure."""
+    """A TensorBoard writer into `folder`; figures after `step` of an earlier attempt are hidden. Errors:
+    ImportError with the cure.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise ImportError(
-            "run.tensorboard: got true without the package tensorboard, expected it: pip install 'fastreid-ops[tensorboard]' "
+            "run.tensorboard: got true without the package tensorboard, expected it: pip install "
+            "'fastreid-ops[tensorboard]' "
             "(or run.tensorboard false; metrics.jsonl holds the same figures)"
         ) from error
     return SummaryWriter(str(folder), purge_step=step + 1)
@@ -110,7 +138,8 @@ def duration(seconds: float) -> str:
 
 
 class Progress:
-    """How far training is: a bar per epoch on a terminal, otherwise a line at the end of an epoch and at least every 30 s.
+    """How far training is: a bar per epoch on a terminal, otherwise a line at the end of an epoch and at
+    least every 30 s.
 
     The time left of the whole run comes from the fraction done since this process started.
     """
@@ -129,7 +158,9 @@ class Progress:
         """A new epoch of `total` batches begins, `done` of them already made."""
         if self._terminal:
             name = f"epoch {epoch + 1}/{self._epochs}"
-            self._bar = tqdm(total=total, initial=done, desc=name, unit="batch", dynamic_ncols=True, leave=False)
+            self._bar = tqdm(
+                total=total, initial=done, desc=name, unit="batch", dynamic_ncols=True, leave=False
+            )
 
     def step(self, epoch: int, done: int, total: int, record: dict[str, Any]) -> None:
         """After an optimizer step: `done` of `total` batches of this epoch; `record` is its train record."""

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one training loop. Read it from top to bottom: `fit` goes through the epochs, `train_epoch` through the batches of one.
+"""The one training loop. Read it from top to bottom: `fit` goes through the epochs, `train_epoch` through the
+batches of one.
 
-Everything that moves is in the TrainState; everything the loop is given is called, never looked into: `loader.iterate(epoch, batch)`
-yields batches from that position on, `step(state, batch)` gives losses, `assess(model)` evaluates, `save()` writes a
-checkpoint. Places where a run may be interrupted are those where a checkpoint can be written: after an optimizer step and
-before an evaluation.
+Everything that moves is in the TrainState; everything the loop is given is called, never looked into:
+`loader.iterate(epoch, batch)` yields batches from that position on, `step(state, batch)` gives losses,
+`assess(model)` evaluates, `save()` writes a checkpoint. Places where a run may be interrupted are those where
+a checkpoint can be written: after an optimizer step and before an evaluation.
 """
 
 import math
@@ -28,7 +29,9 @@ class NonFiniteLoss(ArithmeticError):
 
 @dataclass
 class Tools:
-    """What the loop uses. `assess(model)` gives by set name something with a `result`; `check()` raises Interrupted."""
+    """What the loop uses. `assess(model)` gives by set name something with a `result`; `check()` raises
+    Interrupted.
+    """
 
     loader: Any
     step: Callable[[TrainState, Any], dict[str, Tensor]]
@@ -40,7 +43,8 @@ class Tools:
 
 
 def fit(state: TrainState, tools: Tools) -> dict[str, Any] | None:
-    """Train from the state's position to the end; returns the last epoch's evaluation, None if there was none.
+    """Train from the state's position to the end; returns the last epoch's evaluation, None if there was
+    none.
 
     On Interrupted a checkpoint of the position reached is written before it is passed on.
     """
@@ -69,18 +73,30 @@ def fit(state: TrainState, tools: Tools) -> dict[str, Any] | None:
 
 
 def train_epoch(state: TrainState, tools: Tools, progress: Progress) -> None:
-    """The rest of the state's epoch: forward, backward, and an optimizer step after every `accumulate` batches."""
+    """The rest of the state's epoch: forward, backward, and an optimizer step after every `accumulate`
+    batches.
+    """
     config = state.config
-    epoch, total, accumulate = state.epoch, tools.loader.batches.len_epoch(state.epoch), config.train.accumulate
+    epoch, total, accumulate = (
+        state.epoch,
+        tools.loader.batches.len_epoch(state.epoch),
+        config.train.accumulate,
+    )
     if total == 0:
-        raise ValueError(f"train_epoch: loader: got no batch in epoch {epoch}, expected enough images for data.batch_size")
+        raise ValueError(
+            f"train_epoch: loader: got no batch in epoch {epoch}, expected enough images for data.batch_size"
+        )
     state.model.train()
     progress.epoch(epoch, total, state.batch)
-    parts: list[tuple[dict[str, Tensor], list[str]]] = []  # losses and files of the batches since the last step
+    parts: list[
+        tuple[dict[str, Tensor], list[str]]
+    ] = []  # losses and files of the batches since the last step
     images, clock = 0, time.perf_counter()
     for batch in tools.loader.iterate(epoch, state.batch):
         lr = state.schedule.apply(state.optimizer, epoch + state.batch / total)
-        group = min(accumulate, total - state.batch + state.batch % accumulate)  # the last group of an epoch may be smaller
+        group = min(
+            accumulate, total - state.batch + state.batch % accumulate
+        )  # the last group of an epoch may be smaller
         parts.append((forward_backward(state, tools, batch, group), list(batch.paths)))
         images += len(batch.pids)
         state.batch += 1
@@ -107,7 +123,9 @@ def train_epoch(state: TrainState, tools: Tools, progress: Progress) -> None:
             tools.metrics.append(record)
         progress.step(epoch, state.batch, total, record)
         every = config.run.checkpoint_every_steps
-        if every and state.step % every == 0 and state.batch < total:  # at the end of an epoch `fit` writes one
+        if (
+            every and state.step % every == 0 and state.batch < total
+        ):  # at the end of an epoch `fit` writes one
             save(state, tools)
         tools.check()
 
@@ -126,26 +144,38 @@ def forward_backward(state: TrainState, tools: Tools, batch, group: int) -> dict
     return {name: value.detach() for name, value in losses.items()}
 
 
-def finite_losses(state: TrainState, parts: list[tuple[dict[str, Tensor], list[str]]], group: int) -> dict[str, float]:
-    """Mean losses of a step as numbers, fetched at once. Errors: NonFiniteLoss naming step, losses and files."""
+def finite_losses(
+    state: TrainState, parts: list[tuple[dict[str, Tensor], list[str]]], group: int
+) -> dict[str, float]:
+    """Mean losses of a step as numbers, fetched at once.
+
+    Errors: NonFiniteLoss naming step, losses and files.
+    """
     names = list(parts[0][0])
-    rows = torch.stack([torch.stack([losses[name].float() for name in names]) for losses, _ in parts]).tolist()
+    rows = torch.stack(
+        [torch.stack([losses[name].float() for name in names]) for losses, _ in parts]
+    ).tolist()
     for row, (_, paths) in zip(rows, parts, strict=True):
         if not all(math.isfinite(value) for value in row):
             words = ", ".join(f"{name} {value}" for name, value in zip(names, row, strict=True))
             raise NonFiniteLoss(
-                f"train: loss: got {words} at step {state.step + 1} (epoch {state.epoch}, batch {state.batch}), expected finite "
-                "values; a smaller optim.lr, optim.clip or longer warm-up may help. Files of the batch: " + ", ".join(map(str, paths))
+                f"train: loss: got {words} at step {state.step + 1} (epoch {state.epoch}, batch "
+                f"{state.batch}), expected finite "
+                "values; a smaller optim.lr, optim.clip or longer warm-up may help. Files of the batch: "
+                + ", ".join(map(str, paths))
             )
     return {name: math.fsum(row[i] for row in rows) / group for i, name in enumerate(names)}
 
 
 def record_evaluation(state: TrainState, tools: Tools, results: dict[str, Any], epochs_done: int) -> bool:
-    """Write and say the results; True if the first set's mAP is the best so far. All lines are written after all sets are done."""
+    """Write and say the results; True if the first set's mAP is the best so far. All lines are written after
+    all sets are done.
+    """
     for record in evaluation_records(results, epochs_done, state.step):
         tools.metrics.append(record)
         tools.log.say(
-            f"after epoch {epochs_done}: {record['set']}: mAP {record['mAP']:.4f} mINP {record['mINP']:.4f} rank-1 {record['rank1']:.4f}"
+            f"after epoch {epochs_done}: {record['set']}: mAP {record['mAP']:.4f} mINP {record['mINP']:.4f} "
+            f"rank-1 {record['rank1']:.4f}"
         )
     first = next(iter(results))
     value = float(results[first].result.mAP)
@@ -157,7 +187,10 @@ def record_evaluation(state: TrainState, tools: Tools, results: dict[str, Any], 
 
 def evaluation_records(results: dict[str, Any], epochs_done: int, step: int) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; `epoch` counts the epochs done."""
-    return [{"kind": "eval", "epoch": epochs_done, "step": step, "set": name, **summary(a.result)} for name, a in results.items()]
+    return [
+        {"kind": "eval", "epoch": epochs_done, "step": step, "set": name, **summary(a.result)}
+        for name, a in results.items()
+    ]
 
 
 def summary(result: Any) -> dict[str, float]:
@@ -167,10 +200,15 @@ def summary(result: Any) -> dict[str, float]:
 
 
 def save(state: TrainState, tools: Tools, best: bool = False, required: bool = False) -> None:
-    """Write a checkpoint. A full or failing disk costs this checkpoint, not the run, unless it is `required`."""
+    """Write a checkpoint.
+
+    A full or failing disk costs this checkpoint, not the run, unless it is `required`.
+    """
     try:
         tools.save(state, best)
     except OSError as error:
         if required:
             raise
-        tools.log.warn(f"no checkpoint of step {state.step}: {error}; the earlier ones are untouched, training goes on")
+        tools.log.warn(
+            f"no checkpoint of step {state.step}: {error}; the earlier ones are untouched, training goes on"
+        )

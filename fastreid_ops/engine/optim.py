@@ -8,7 +8,7 @@ from torch import nn
 
 
 def parameter_groups(modules: Iterable[nn.Module], config) -> list[dict]:
-    """One group, or two when biases and norms (parameters of one dimension) are left out of the weight decay."""
+    """One group, or two when parameters of one dimension (biases, norms) are left out of the weight decay."""
     seen = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
     parameters = list(seen.values())
     groups = [{"params": parameters, "weight_decay": config.weight_decay}]
@@ -23,8 +23,8 @@ def parameter_groups(modules: Iterable[nn.Module], config) -> list[dict]:
 def build_optimizer(modules: Iterable[nn.Module], config) -> torch.optim.Optimizer:
     """Adam, AdamW, AMSGrad or SGD over every trainable parameter, in torch's fused form.
 
-    Fused: one call for all tensors. A small network has hundreds of tensors, and a Python loop over them costs more than the
-    arithmetic. Errors: ValueError when nothing is trainable.
+    Fused: one call for all tensors. A small network has hundreds of tensors, and a Python loop over them
+    costs more than the arithmetic. Errors: ValueError when nothing is trainable.
     """
     groups = parameter_groups(modules, config)
     if not groups:
@@ -40,8 +40,11 @@ def trained(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
     return (p for group in optimizer.param_groups for p in group["params"])
 
 
-def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, clip: float | None) -> torch.Tensor:
-    """Unscale (fp16), bound the gradient norm, step, clear the gradients. Returns the norm before the bound, 0-d.
+def optimizer_step(
+    optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None, clip: float | None
+) -> torch.Tensor:
+    """Unscale (fp16), bound the gradient norm, step, clear the gradients. Returns the norm before the bound,
+    0-d.
 
     With a scaler, a step whose gradients overflowed is left out and the scale halved, as torch.amp documents.
     """

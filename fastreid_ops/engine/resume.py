@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Going on with an earlier run: the newest sound checkpoint, the same configuration and the same people, or a refusal with reasons."""
+"""Going on with an earlier run: the newest sound checkpoint, the same configuration and the same people, or a
+refusal with reasons.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +20,15 @@ class ResumeError(ValueError):
 
 
 def check_config(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) -> dict[str, list[Any]]:
-    """The keys that differ and may. Errors: ResumeError listing those that differ and were not allowed by name."""
+    """The keys that differ and may. Errors: ResumeError listing those that differ and were not allowed by
+    name.
+    """
     changed = {key: values for key, values in difference(old, new).items() if key not in _ELSEWHERE}
     refused = [key for key in changed if key not in allowed]
     if refused:
-        lines = "\n".join(f"  {key}: got {changed[key][1]!r}, expected {changed[key][0]!r} of the run" for key in refused)
+        lines = "\n".join(
+            f"  {key}: got {changed[key][1]!r}, expected {changed[key][0]!r} of the run" for key in refused
+        )
         raise ResumeError(
             f"--resume: got a changed configuration:\n{lines}\nto go on with the change nevertheless: "
             f"--resume_allow {' '.join(refused)}"
@@ -32,7 +38,7 @@ def check_config(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) -
 
 def check_labels(old: list[list[Any]], new: Mapping[int | str, int]) -> None:
     """Errors: ResumeError if the training identities or their order are not those of the checkpoint."""
-    before = {pid: label for pid, label in old}
+    before = dict(map(tuple, old))
     if before == dict(new):
         return
     gone, come = [p for p in before if p not in new], [p for p in new if p not in before]
@@ -47,14 +53,18 @@ def _some(pids: list[Any]) -> str:
 
 
 def find(folder: Path, log: Log) -> tuple[Path, dict[str, Any]] | None:
-    """The newest sound checkpoint under a run's `checkpoints` folder, None if the run had not written one yet."""
+    """The newest sound checkpoint under a run's `checkpoints` folder, None if the run had not written one
+    yet.
+    """
     found = checkpoint.newest(folder, log.warn)
     if found is None:
         log.say("no checkpoint was written yet: starting from the beginning")
     return found
 
 
-def restore(state: TrainState, metrics: Metrics, content: dict[str, Any], allowed: list[str], log: Log) -> None:
+def restore(
+    state: TrainState, metrics: Metrics, content: dict[str, Any], allowed: list[str], log: Log
+) -> None:
     """Put a checkpoint's content into `state` and take metrics.jsonl back to its position."""
     check_labels(content["label_map"], state.label_map)
     for key in allowed:

@@ -27,16 +27,17 @@ from fastreid_ops.engine.loop import Tools, evaluation_records, fit
 from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.run_folder import RunFolder
 from fastreid_ops.engine.state import TrainState, seed_everything
-from fastreid_ops.report import write_report
 
 # What a run may end with; each carries its sentence, the traceback goes to log.txt.
 FAILURES = (OSError, ImportError, ValueError, ArithmeticError)
 
 
 def run(request: Request) -> None:
-    """Everything from the run folder to the report. Errors: those listed in `main`, each with its sentence."""
+    """Train as requested, in a new run folder or in the one that is resumed.
 
-
+    Errors: one of FAILURES with its sentence; Interrupted after SIGINT or SIGTERM, when a checkpoint has been
+    written.
+    """
     if request.resume is None:
         folder, remark = run_folder.create(request.config.run.folder, request.recipe), None
     else:
@@ -49,7 +50,7 @@ def run(request: Request) -> None:
     except Interrupted as stop:
         log.say(f"{stop}; go on with: python -m fastreid_ops.train --resume {folder.path}")
         raise
-    except (OSError, ImportError, ValueError, ArithmeticError):
+    except FAILURES:
         log.note(traceback.format_exc())
         raise
     finally:
@@ -57,40 +58,37 @@ def run(request: Request) -> None:
         folder.release()
 
 
-def _run(request: Request, folder, log) -> None:
-
-    config = request.config
+def _run(request: Request, folder: RunFolder, log: Log) -> None:
     found = resume.find(folder.checkpoints, log) if request.resume is not None else None
     content = found[1] if found is not None else None
-    threads = config.run.threads
+    threads = request.config.run.threads
     if content is not None:
-        resume.check_config(content["config"], to_dict(config), request.resume_allow)
+        resume.check_config(content["config"], to_dict(request.config), request.resume_allow)
         threads = threads or content["versions"]["threads"]
-    environment.prepare(threads, config.run.deterministic)
-    device = environment.pick_device(config.run.device)
+    environment.prepare(threads, request.config.run.deterministic)
+    device = environment.pick_device(request.config.run.device)
     facts = environment.describe(device)
-    _describe(request, folder, log, facts)
+    config = _describe(request, folder, log, facts)
 
     seed_everything(config.train.seed)
     policy = BadImagePolicy(config.data.bad_images)
-    manifest = setup.training_manifest(config)
-    training = manifest.select("train")
+    whole = setup.training_manifest(config)
+    training = whole.select("train")
     label_map = training.label_map()
-    sets = []
-    for item in config.eval.sets:
-        sets.append(setup.eval_data(item, setup.eval_manifest(item, manifest), config, policy))
-    _write_manifests(folder, sets, log, len(training), len(label_map))
+    log.say(f"training on {len(training)} images of {len(label_map)} people")
+    sets = [setup.eval_data(s, setup.eval_manifest(s, whole), config, policy) for s in config.eval.sets]
+    _write_manifests(folder, sets, log)
     loader = setup.train_loader(config, training, label_map, policy)
     state = setup.build_state(config, label_map, device, log.say)
-    board = open_board(folder / "tensorboard", content["step"] if content else 0) if config.run.tensorboard else None
+    step = content["step"] if content is not None else 0
+    board = open_board(folder / "tensorboard", step) if config.run.tensorboard else None
     metrics = Metrics(folder / "metrics.jsonl", board)
     try:
         with Interrupt() as interrupt:
-            assess = setup.assessor(sets, config, device, interrupt.check)
             tools = Tools(
                 loader=loader,
                 step=method(config.train.method).step,
-                assess=assess,
+                assess=setup.assessor(sets, config, device, interrupt.check),
                 save=_saver(folder, metrics, facts, config.run.keep),
                 metrics=metrics,
                 log=log,
@@ -100,59 +98,69 @@ def _run(request: Request, folder, log) -> None:
                 resume.restore(state, metrics, content, request.resume_allow, log)
             else:
                 metrics.truncate(0)
-            _baselines(state, sets, folder, tools, fresh=content is None)
+                _baselines(state, sets, policy, folder, tools)
             results = fit(state, tools)
             _finish(state, results, sets, folder, tools)
     finally:
         metrics.close()
         policy.write_csv(folder / "bad_files.csv")
     if config.run.report:
+        from fastreid_ops.report import write_report  # jinja2, only where a page is made
+
         log.say(f"report: {write_report(folder.path)}")
 
 
-def _describe(request: Request, folder, log, facts: dict[str, Any]) -> None:
-    """Say and store what runs. config.yaml comes last: a folder that has it can be resumed."""
-    base, effective = request.base, to_dict(request.config)
-    effective["run"]["folder"] = base["run"]["folder"] = str(folder.path)
+def _describe(request: Request, folder: RunFolder, log: Log, facts: dict[str, Any]):
+    """Say and store what runs; returns the configuration with its folder filled in.
+
+    config.yaml is written last: a folder that has it can be resumed.
+    """
+    config = replace(request.config, run=replace(request.config.run, folder=str(folder.path)))
+    base, effective = (
+        {**request.base, "run": {**request.base["run"], "folder": str(folder.path)}},
+        to_dict(config),
+    )
     changed = difference(base, effective)
     if request.resume is None:
         folder.write_text("recipe.txt", request.recipe + "\n")
-    else:
-        earlier = folder.read_json("config_diff.json") or {}
-        values = flatten(effective)
-        changed = {key: [pair[0], values[key]] for key, pair in {**changed, **earlier}.items() if pair[0] != values[key]}
+    else:  # `base` is what the run had; its own recipe's values are in the earlier file
+        earlier, values = folder.read_json("config_diff.json") or {}, flatten(effective)
+        changed = {key: [pair[0], values[key]] for key, pair in {**changed, **earlier}.items()}
+        changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
     folder.write_json("config_diff.json", changed)
     folder.write_json("environment.json", facts)
     folder.write_text("config.yaml", dump_yaml(effective))
-    request.config = replace(request.config, run=replace(request.config.run, folder=str(folder.path)))
+    recipe = (folder / "recipe.txt").read_text(encoding="utf-8").strip()
     log.say(f"run folder: {folder.path}")
-    log.say(f"recipe: {(folder / 'recipe.txt').read_text(encoding='utf-8').strip()}" + ("" if changed else ", unchanged"))
+    log.say(f"recipe: {recipe}" + (" with" if changed else ", unchanged"))
     for key, (before, now) in changed.items():
         log.say(f"  {key}: {now!r} (recipe: {before!r})")
-    log.say(f"device {facts['device']}, {facts['threads']} threads, torch {facts['torch']}, kernels {facts['isa'] or 'not loaded'}")
+    log.say(
+        f"device {facts['device']}, {facts['threads']} threads, torch {facts['torch']}, "
+        f"kernels {facts['isa'] or 'not loaded'}"
+    )
+    return config
 
 
-def _write_manifests(folder, sets, log, images: int, ids: int) -> None:
-    log.say(f"training on {images} images of {ids} people")
+def _write_manifests(folder: RunFolder, sets: list[EvalData], log: Log) -> None:
     (folder / "manifests").mkdir(exist_ok=True)
     for data in sets:
-        both = type(data.query)(**_joined(data))
-        both.write_csv(folder / f"manifests/{data.name}.csv", absolute=True)
-        log.say(f"evaluating on {data.name}: {len(data.query)} queries, {len(data.gallery)} gallery images; {data.label}")
+        columns = {
+            name: [*values, *data.gallery.columns()[name]] for name, values in data.query.columns().items()
+        }
+        Manifest(root=data.query.root, **columns).write_csv(
+            folder / f"manifests/{data.name}.csv", absolute=True
+        )
+        counts = f"{len(data.query)} queries, {len(data.gallery)} gallery images"
+        log.say(f"evaluating on {data.name}: {counts}; {data.label}")
 
 
-def _joined(data) -> dict[str, Any]:
-    """Queries and gallery of an evaluation set as the columns of one manifest."""
-    columns = {"root": data.query.root}
-    for name, values in data.query.columns().items():
-        columns[name] = [*values, *data.gallery.columns()[name]]
-    return columns
+def _saver(
+    folder: RunFolder, metrics: Metrics, facts: dict[str, Any], keep: int
+) -> Callable[[TrainState, bool], None]:
+    """The loop's `save`. best.pt comes first: no step checkpoint tells of a best one that is not there."""
 
-
-def _saver(folder, metrics, facts: dict[str, Any], keep: int):
-    """The loop's `save`: best.pt before the step's own file, so that a step checkpoint never knows of a best that is not there."""
-
-    def save(state, best: bool) -> None:
+    def save(state: TrainState, best: bool) -> None:
         content = state.capture(metrics.position(), facts)
         if best:
             checkpoint.write(folder.checkpoints / "best.pt", content)
@@ -162,13 +170,16 @@ def _saver(folder, metrics, facts: dict[str, Any], keep: int):
     return save
 
 
-def _baselines(state, sets, folder, tools, fresh: bool) -> None:
-    """What training is measured against: colour alone, and the network before the first step."""
-
-    rows = {} if fresh else folder.read_json("baselines.json") or {}
-    if state.config.eval.hsv_stripes and "HSV stripes" not in rows:
-        rows["HSV stripes"] = summaries({data.name: assess_colour(data) for data in sets})
-    if state.config.eval.untrained and fresh:
+def _baselines(
+    state: TrainState, sets: list[EvalData], policy: BadImagePolicy, folder: RunFolder, tools: Tools
+) -> None:
+    """What training is measured against: colour alone, and the network before its first step; kept in
+    baselines.json.
+    """
+    rows = {}
+    if state.config.eval.hsv_stripes:
+        rows["HSV stripes"] = summaries({data.name: assess_colour(data, policy) for data in sets})
+    if state.config.eval.untrained:
         results = tools.assess(state.final_model)
         rows["untrained"] = summaries(results)
         for record in evaluation_records(results, 0, 0):
@@ -176,9 +187,16 @@ def _baselines(state, sets, folder, tools, fresh: bool) -> None:
     folder.write_json("baselines.json", rows)
 
 
-def _finish(state, results, sets, folder, tools) -> None:
-    """Final results, table and weights."""
-
+def _finish(
+    state: TrainState,
+    results: dict[str, Assessment] | None,
+    sets: list[EvalData],
+    folder: RunFolder,
+    tools: Tools,
+) -> None:
+    """Final results, table and weights; evaluates again where the loop did not just do so (same weights, same
+    bits).
+    """
     if results is None:
         results = tools.assess(state.final_model)
         if not state.config.eval.every:
@@ -187,13 +205,12 @@ def _finish(state, results, sets, folder, tools) -> None:
     write_results(folder, results, state.config.eval.ranked)
     systems = {**folder.read_json("baselines.json"), "trained": summaries(results)}
     rows = [
-        table_row(name, data.name, data.label, figures[data.name])
+        table_row(system, data.name, data.label, figures[data.name])
         for data in sets
-        for name, figures in systems.items()
+        for system, figures in systems.items()
         if data.name in figures
     ]
     folder.write_json("results/table.json", {"rows": rows})
     digest = export_weights(state, folder / "weights.safetensors")
     tools.log.say("\n" + table_text(rows) + "\n")
     tools.log.say(f"weights: {folder / 'weights.safetensors'} (sha256 {digest})")
-

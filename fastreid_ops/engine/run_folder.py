@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a run: made once, never overwritten, held by one process at a time, its files replaced as a whole."""
+"""The folder of a run: made once, never overwritten, held by one process at a time, its files replaced as a
+whole.
+"""
 
 import fcntl
 import json
@@ -17,10 +19,13 @@ class RunFolderError(ValueError):
     """The folder cannot be used for this run; the message says why and what to do."""
 
 
-def write_atomic(path: Path, data: bytes | memoryview, before_rename: Callable[[], None] | None = None) -> None:
+def write_atomic(
+    path: Path, data: bytes | memoryview, before_rename: Callable[[], None] | None = None
+) -> None:
     """Put `data` under `path` so that after a crash there is the old file or the new one, never a part.
 
-    Temp file in the same folder, fsync, `before_rename()`, rename, fsync of the folder. Errors: OSError; the temp file is removed.
+    Temp file in the same folder, fsync, `before_rename()`, rename, fsync of the folder. Errors: OSError; the
+    temp file is removed.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -57,11 +62,13 @@ def remove(path: Path) -> None:
 
 
 class RunFolder:
-    """Paths and whole-file writes of one run; holds the folder's lock until `release()` or the end of the process."""
+    """Paths and whole-file writes of one run; holds the folder's lock until `release()` or the end of the
+    process.
+    """
 
     def __init__(self, path: Path):
         self.path = path.resolve()
-        self._lock = None
+        self._lock: int | None = None
 
     def __truediv__(self, name: str) -> Path:
         return self.path / name
@@ -89,37 +96,42 @@ class RunFolder:
     def lock(self) -> str | None:
         """Hold the folder for this process. Returns a remark if the last holder died without letting go.
 
-        The lock is the kernel's (POSIX record lock), so it ends with the process however that ends; the file's text only serves
-        the messages. Errors: RunFolderError naming the process that holds it.
+        The lock is the kernel's (POSIX record lock), so it ends with the process however that ends; the
+        file's text only serves the messages. Errors: RunFolderError naming the process that holds it.
         """
         if self.path in _held:
-            raise RunFolderError(f"run folder: {self.path}: got a second run in this process, expected one run per folder")
-        try:
-            handle = open(self.path / LOCK, "a+", encoding="utf-8")
-        except OSError as error:
-            raise RunFolderError(f"run folder: {self.path}: got {error.strerror}, expected a folder that can be written") from error
-        handle.seek(0)
-        last = handle.read().strip()
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            handle.close()
             raise RunFolderError(
-                f"run folder: {self.path}: got a folder in use by {last or 'another process'}, expected one run per folder; "
-                "wait for that run or end it"
+                f"run folder: {self.path}: got a second run in this process, expected one run per folder"
+            )
+        try:
+            lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunFolderError(
+                f"run folder: {self.path}: got {error.strerror}, expected a folder that can be written"
             ) from error
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        handle.flush()
-        self._lock = handle
+        last = os.read(lock, 4096).decode(errors="replace").strip()
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(lock)
+            raise RunFolderError(
+                f"run folder: {self.path}: got a folder in use by {last or 'another process'}, "
+                "expected one run per folder; wait for that run or end it"
+            ) from error
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"process {os.getpid()} on {os.uname().nodename} since {since}\n".encode(), 0)
+        self._lock = lock
         _held.add(self.path)
-        return f"the last run here ended without letting go of the folder ({last}); taken over" if last else None
+        return (
+            f"the last run here ended without letting go of the folder ({last}); taken over" if last else None
+        )
 
     def release(self) -> None:
         """Let go of the folder."""
         if self._lock is not None:
-            self._lock.truncate(0)
-            self._lock.close()
+            os.ftruncate(self._lock, 0)
+            os.close(self._lock)
             self._lock = None
             _held.discard(self.path)
 
@@ -140,7 +152,8 @@ def create(folder: str | None, recipe: str) -> RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             if not _unused(path):
                 raise RunFolderError(
-                    f"run.folder: got {folder}, which is not empty, expected a new folder; to go on with that run: --resume {folder}"
+                    f"run.folder: got {folder}, which is not empty, expected a new folder; to go on with "
+                    f"that run: --resume {folder}"
                 )
         else:
             stem = f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -154,13 +167,17 @@ def create(folder: str | None, recipe: str) -> RunFolder:
                     number += 1
     except OSError as error:
         where = folder or "runs"
-        raise RunFolderError(f"run.folder: {where}: got {error.strerror}, expected a place that can be written") from error
+        raise RunFolderError(
+            f"run.folder: {where}: got {error.strerror}, expected a place that can be written"
+        ) from error
     run = RunFolder(path)
     run.lock()
     try:
         run.checkpoints.mkdir(exist_ok=True)
     except OSError as error:
-        raise RunFolderError(f"run.folder: {path}: got {error.strerror}, expected a folder that can be written") from error
+        raise RunFolderError(
+            f"run.folder: {path}: got {error.strerror}, expected a folder that can be written"
+        ) from error
     return run
 
 

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The learning rate as a pure function of progress, so that a resumed run needs no scheduler state.
 
-Progress is measured in epochs and fractions of one: `epoch + batches done / batches of this epoch`. Warm-up therefore rises
-with every step, whatever the length of an epoch:
+Progress is measured in epochs and fractions of one: `epoch + batches done / batches of this epoch`. Warm-up
+therefore rises with every step, whatever the length of an epoch:
 
     progress < warmup_epochs:   factor = warmup_factor + (1 - warmup_factor) * progress / warmup_epochs
     multistep:                  factor = gamma ** (number of milestones <= progress)
-    cosine:                     factor = final + (1 - final) * (1 + cos(pi * t)) / 2,   t from 0 after warm-up to 1 at the end
+    cosine:                     factor = final + (1 - final) * (1 + cos(pi * t)) / 2,   t from 0 to 1
     constant:                   factor = 1
 
-Linear warm-up followed by steps is that of Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-Identification"
-(2019), section 3.1, there with a step once per epoch; the cosine is Loshchilov and Hutter, "SGDR" (2017), equation 5, one period.
+Linear warm-up followed by steps is that of Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
+Re-Identification" (2019), section 3.1, there with a step once per epoch; the cosine is Loshchilov and Hutter,
+"SGDR" (2017), equation 5, one period.
 """
 
 import math
@@ -43,7 +44,9 @@ class Schedule:
         return 1.0
 
     def apply(self, optimizer, progress: float) -> float:
-        """Set the rate of every parameter group (its `base_lr` times the factor); returns the first group's rate."""
+        """Set the rate of every parameter group (its `base_lr` times the factor); returns the first group's
+        rate.
+        """
         factor = self.factor(progress)
         for group in optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor

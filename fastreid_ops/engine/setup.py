@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a configuration to the objects of a run: manifests, loaders, evaluation sets, model, optimizer, state."""
+"""From a configuration to the objects of a run: manifests, loaders, evaluation sets, model, state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastreid_ops.data.loader import EvalLoader, TrainLoader
+from fastreid_ops.evaluation.protocols import protocol
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
 from fastreid_ops.data.datasets import read_dataset
 from fastreid_ops.data.images import BadImagePolicy
-from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.data.samplers import PKBatches
+from fastreid_ops.data.samplers import PKBatches, ShuffledBatches
 from fastreid_ops.data.transforms import EvalTransform, TrainTransform
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
 from fastreid_ops.engine.ema import Ema
@@ -22,7 +23,6 @@ from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
-from fastreid_ops.evaluation.protocols import protocol
 from fastreid_ops.models import build_model
 from fastreid_ops.models.weights import load_weights
 
@@ -38,36 +38,46 @@ def eval_manifest(item: EvalSet, training: Manifest) -> Manifest:
 
 
 def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImagePolicy) -> EvalData:
-    """An evaluation set from the query and gallery rows of `manifest`. Errors: ConfigError if there are none."""
+    """An evaluation set from the query and gallery rows of `manifest`.
+
+    Errors: ConfigError if there are none.
+    """
     query, gallery = manifest.select("query"), manifest.select("gallery")
     if not len(query) or not len(gallery):
         raise ConfigError(
-            f"eval.sets: {item.name}: got {len(query)} queries and {len(gallery)} gallery images, expected some of both; "
+            f"eval.sets: {item.name}: got {len(query)} queries and {len(gallery)} gallery images, expected "
+            "some of both; "
             "name a data set that has them, or take the set out"
         )
     files = unique_files(query, gallery)
     size = config.data
-    transform = EvalTransform(size.height, size.width, size.mean, size.std)
+    transform = EvalTransform(size.height, size.width, tuple(size.mean), tuple(size.std))
     loader = EvalLoader(files, transform, config.eval.batch_size, size.workers, policy)
     return EvalData(item.name, item.label, item.note, protocol(item.protocol), query, gallery, files, loader)
 
 
-def train_loader(config: Config, manifest: Manifest, label_map: dict[Any, int], policy: BadImagePolicy) -> TrainLoader:
-    """Batches of P people x K images over the training rows, augmented as the `data` section says."""
+def train_loader(
+    config: Config, manifest: Manifest, label_map: dict[Any, int], policy: BadImagePolicy
+) -> TrainLoader:
+    """Batches (P people x K images, or shuffled) over the training rows, augmented as the `data` section says."""
     data = config.data
     labels = manifest.labels(label_map)
-    batches = PKBatches(labels, data.batch_size // data.images_per_id, data.images_per_id, config.train.seed)
+    seed, each = config.train.seed, data.images_per_id
+    if each is None:
+        batches = ShuffledBatches(len(labels), data.batch_size, seed)
+    else:
+        batches = PKBatches(labels, data.batch_size // each, each, seed, remainder=data.remainder)
     transform = TrainTransform(
         data.height,
         data.width,
+        tuple(data.mean),
+        tuple(data.std),
         crop_padding=data.crop_padding,
         flip=data.flip,
         erasing=data.erasing,
         brightness=data.brightness,
         contrast=data.contrast,
         saturation=data.saturation,
-        mean=data.mean,
-        std=data.std,
     )
     return TrainLoader(manifest, labels, batches, transform, config.train.seed, data.workers, policy)
 
@@ -82,7 +92,9 @@ def build_network(config: Config, classes: int, device: torch.device) -> nn.Modu
     return model.to(device, memory_format=layout)
 
 
-def build_state(config: Config, label_map: dict[Any, int], device: torch.device, say: Callable[[str], None]) -> TrainState:
+def build_state(
+    config: Config, label_map: dict[Any, int], device: torch.device, say: Callable[[str], None]
+) -> TrainState:
     """A run at its beginning. The weights come from torch's global generator: seed it first."""
     model = build_network(config, len(label_map), device)
     if config.model.weights is not None:

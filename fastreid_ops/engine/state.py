@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that changes while training, in one object that goes into a checkpoint and comes back to the bit."""
+"""Everything that changes while training, in one object that goes into a checkpoint and comes back to the
+bit.
+"""
 
 import random
 from dataclasses import dataclass
@@ -18,10 +20,11 @@ AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class TrainState:
-    """A run in progress. The position is (epoch, batch): `batch` batches of `epoch` are done, `step` optimizer steps in all.
+    """A run in progress. The position is (epoch, batch): `batch` batches of `epoch` are done, `step`
+    optimizer steps in all.
 
-    `criteria` are the loss modules by name, `label_map` training id -> class index, `best` None or
-    {"set", "mAP", "step"}, `versions` what the run was started with.
+    `criteria` are the loss modules by name, `label_map` training id -> class index, `best` None or {"set",
+    "mAP", "step"}, `versions` what the run was started with.
     """
 
     config: Config
@@ -70,14 +73,19 @@ class TrainState:
         }
 
     def restore(self, content: dict[str, Any]) -> None:
-        """Take over a checkpoint's content into the objects of this state; the configuration stays this state's own."""
+        """Take over a checkpoint's content into the objects of this state; the configuration stays this
+        state's own.
+        """
         self.model.load_state_dict(content["model"])
         self.criteria.load_state_dict(content["criteria"])
         base = [group["base_lr"] for group in self.optimizer.param_groups]
         decay = [group["weight_decay"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
         for group, base_lr, weight_decay in zip(self.optimizer.param_groups, base, decay, strict=True):
-            group["base_lr"], group["weight_decay"] = base_lr, weight_decay  # of this configuration, if changed by name
+            group["base_lr"], group["weight_decay"] = (
+                base_lr,
+                weight_decay,
+            )  # of this configuration, if changed by name
         if self.ema is not None:
             self.ema.model.load_state_dict(content["ema"] or content["model"])
         if self.scaler is not None and content["scaler"]:
@@ -123,7 +131,9 @@ def restore_random(states: dict[str, Any]) -> None:
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators; data order and augmentation do not use them (they are functions of seed and position)."""
+    """Seed the global generators; data order and augmentation do not use them (they are functions of seed and
+    position).
+    """
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_ops.losses._checks import rows_and_labels
+from fastreid_ops.ops.distance import pairwise_distance
 
 SMALLEST_DISTANCE = 1e-6  # sqrt(1e-12), the floor of deep-person-reid's sqrt(clamp(d^2, 1e-12))
 
@@ -60,8 +61,6 @@ class BatchHardTripletLoss(nn.Module):
             ValueError: shapes that do not fit, or a batch with a single identity (no negative exists).
         """
         rows_and_labels("BatchHardTripletLoss", "features", features, labels)
-        from fastreid_ops.ops.distance import pairwise_distance
-
         same = labels.unsqueeze(0) == labels.unsqueeze(1)
         if self.check_inputs and bool(same.all()):
             raise ValueError(

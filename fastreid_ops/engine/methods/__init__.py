@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training methods: one visible table name -> module. A method is a module with two functions:
 
-    losses(config, num_classes) -> nn.ModuleDict     the loss modules; their parameters and buffers are trained and saved as well
-    step(state, batch) -> dict[str, Tensor]          forward pass and weighted losses, 0-d each; the loop sums them
+    losses(config, num_classes) -> nn.ModuleDict   loss modules; what they hold is trained and saved as well
+    step(state, batch) -> dict[str, Tensor]        forward pass and weighted losses, 0-d; the loop sums them
 
 The loop owns everything else: mixed precision, backward, accumulation, clipping, checkpoints, evaluation.
 """

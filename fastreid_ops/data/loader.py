@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of tensors from a manifest: the same bytes for any number of workers and from any starting step.
+
+The augmentation of an item is drawn from `SeedSequence([seed, epoch, step, slot])` and from nothing else. Workers
+send images or the reason why there is none; counting, refusing and listing happen in the calling process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from fastreid_ops.data.images import DECODE_ERRORS, BadImageError, BadImagePolicy, read_image
+from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.samplers import Batches
+from fastreid_ops.data.transforms import EvalTransform
+
+# Seconds without a batch from a worker before the loader gives up with the names of the files it waits for.
+TIMEOUT = 300.0
+
+
+class Batch(NamedTuple):
+    """Images with their labels.
+
+    Attributes:
+        images: (B, 3, H, W) float32.
+        pids: (B,) int64 class labels, or None where the loader was given none.
+        camids: (B,) int64.
+        index: (B,) int64 row of the manifest each image was read from.
+        paths: the B file names as the manifest writes them.
+    """
+
+    images: torch.Tensor
+    pids: torch.Tensor | None
+    camids: torch.Tensor
+    index: torch.Tensor
+    paths: list[str]
+
+
+class _Task(NamedTuple):
+    rows: list[int]
+    seeds: list[tuple[int, ...]] | None
+
+
+class _Result(NamedTuple):
+    images: torch.Tensor
+    rows: list[int]
+    bad: list[tuple[str, str]]
+
+
+class _Reader(Dataset):
+    """Turns a task into images, in whichever process it runs."""
+
+    def __init__(self, manifest: Manifest, transform: EvalTransform, stand_ins: list[int] | None, keep: bool) -> None:
+        self.files = [manifest.file(row) for row in range(len(manifest))]
+        self.transform = transform
+        self.same: dict[int, list[int]] = {}
+        self.stand_ins = stand_ins
+        self.keep_size = keep
+        self.cache: dict[int, np.ndarray | BadImageError] | None = None
+        for row, label in enumerate(stand_ins or ()):
+            self.same.setdefault(label, []).append(row)
+
+    def fill_cache(self, threads: int) -> None:
+        """Decode and resize every image once: rows x height x width x 3 bytes."""
+        with ThreadPoolExecutor(max(1, threads)) as pool:
+            self.cache = dict(enumerate(pool.map(self._load, range(len(self.files)))))
+
+    def _load(self, row: int) -> np.ndarray | BadImageError:
+        try:
+            return np.ascontiguousarray(self.transform.resize(read_image(self.files[row])))
+        except BadImageError as error:
+            return error
+
+    def _pixels(self, row: int) -> np.ndarray | BadImageError:
+        return self.cache[row] if self.cache is not None else self._load(row)
+
+    def _transform(self, row: int, pixels: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        try:
+            return self.transform(pixels, rng)
+        except DECODE_ERRORS as error:
+            name = f"{type(error).__name__}: {error}"
+            raise RuntimeError(f"loader: transform: failed on {self.files[row]}: {name}") from error
+
+    def __getitem__(self, task: _Task) -> _Result:
+        images, rows, bad = [], [], []
+        for slot, row in enumerate(task.rows):
+            rng = None
+            if task.seeds is not None:
+                rng = np.random.default_rng(np.random.SeedSequence(task.seeds[slot]))
+            pixels = self._pixels(row)
+            if isinstance(pixels, BadImageError):
+                bad.append((pixels.path, pixels.reason))
+                if rng is not None and self.stand_ins is not None:
+                    row, pixels = self._stand_in(row, rng, bad)
+            if not isinstance(pixels, BadImageError):
+                images.append(self._transform(row, pixels, rng))
+                rows.append(row)
+            elif self.keep_size:
+                images.append(np.zeros((3, self.transform.height, self.transform.width), dtype=np.float32))
+                rows.append(row)
+        shape = (0, 3, self.transform.height, self.transform.width)
+        stacked = np.stack(images) if images else np.empty(shape, dtype=np.float32)
+        return _Result(torch.from_numpy(stacked), rows, bad)
+
+    def _stand_in(
+        self, row: int, rng: np.random.Generator, bad: list[tuple[str, str]]
+    ) -> tuple[int, np.ndarray | BadImageError]:
+        others = [other for other in self.same[self.stand_ins[row]] if other != row]
+        for place in rng.permutation(len(others)).tolist():
+            pixels = self._pixels(others[place])
+            if not isinstance(pixels, BadImageError):
+                return others[place], pixels
+            bad.append((pixels.path, pixels.reason))
+        return row, BadImageError(self.files[row], "bad, and no other image of its identity can be read")
+
+
+class _Loader:
+    """What both loaders share: tasks in, results out, in order."""
+
+    def __init__(
+        self, manifest: Manifest, reader: _Reader, workers: int, policy: BadImagePolicy | None, cache_images: bool
+    ) -> None:
+        owner = type(self).__name__
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+            raise ValueError(f"{owner}: workers: got {workers!r}, expected a whole number from 0")
+        if not len(manifest):
+            raise ValueError(f"{owner}: manifest: got no rows, expected at least one")
+        self.manifest, self.workers = manifest, workers
+        self.policy = policy if policy is not None else BadImagePolicy()
+        self.cache_images = cache_images
+        self._reader = reader
+
+    def _run(self, tasks: Sequence[_Task], finish: Callable[[_Task, _Result], Batch]) -> Iterator[Batch]:
+        if self.cache_images and self._reader.cache is None:
+            self._reader.fill_cache(max(self.workers, 1))
+        # A batch is one item of the data set, so that torch neither collates nor reorders anything.
+        loader = DataLoader(
+            self._reader,
+            batch_size=None,
+            sampler=tasks,
+            num_workers=self.workers,
+            collate_fn=_as_it_is,
+            timeout=TIMEOUT if self.workers else 0,
+            # A generator of its own: the default would draw from, and so change, torch's global random state.
+            generator=torch.Generator(),
+        )
+        results = iter(loader)
+        for task in tasks:
+            try:
+                result = next(results)
+            except (RuntimeError, BadImageError) as error:
+                names = ", ".join(str(self._reader.files[row]) for row in task.rows[:4])
+                more = f" and {len(task.rows) - 4} more" if len(task.rows) > 4 else ""
+                raise RuntimeError(f"{type(self).__name__}: failed while loading {names}{more}: {error}") from error
+            yield finish(task, result)
+
+    def _batch(self, result: _Result, labels: Sequence[int] | None) -> Batch:
+        rows = result.rows
+        return Batch(
+            result.images,
+            None if labels is None else torch.tensor([labels[row] for row in rows], dtype=torch.int64),
+            torch.tensor([self.manifest.camid[row] for row in rows], dtype=torch.int64),
+            torch.tensor(rows, dtype=torch.int64),
+            [self.manifest.path[row] for row in rows],
+        )
+
+
+class TrainLoader(_Loader):
+    """Augmented training batches.
+
+    Args:
+        manifest: rows to train on.
+        labels: class label of every row, 0 ... n-1.
+        batches: a sampler such as `PKBatches` over the same rows.
+        transform: such as `TrainTransform`; called as transform(image, rng).
+        seed: whole number from 0; with the epoch, the step and the place in the batch it fixes every augmentation.
+        workers: processes that read ahead; 0 reads in this process. Changes the speed and nothing else.
+        policy: what to do about bad images; "raise" by default. Under "skip" and "replace" the slot goes to another
+            image of the same identity, drawn from the slot's own generator, so a batch keeps its size.
+        cache_images: decode and resize every image once and keep rows x height x width x 3 bytes in memory.
+
+    Raises:
+        ValueError: for arguments out of range.
+        BadImageError (while iterating): for a bad image under "raise", and for an identity without a readable image.
+        RuntimeError (while iterating): for a worker that died or a transform that failed, naming the files.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        labels: Sequence[int],
+        batches: Batches,
+        transform: EvalTransform,
+        seed: int,
+        workers: int = 0,
+        policy: BadImagePolicy | None = None,
+        *,
+        cache_images: bool = False,
+    ) -> None:
+        self.labels = [int(label) for label in labels]
+        if len(self.labels) != len(manifest):
+            got = f"{len(self.labels)} labels"
+            raise ValueError(f"TrainLoader: labels: got {got}, expected {len(manifest)}, one for each row")
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"TrainLoader: seed: got {seed!r}, expected a whole number from 0")
+        self.batches, self.seed = batches, seed
+        reader = _Reader(manifest, transform, stand_ins=self.labels, keep=False)
+        super().__init__(manifest, reader, workers, policy, cache_images)
+
+    def len_epoch(self, epoch: int) -> int:
+        """Number of batches of this epoch."""
+        return self.batches.len_epoch(epoch)
+
+    def iterate(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch from `start_step` on; those left out are never read.
+
+        Raises:
+            ValueError: if `start_step` is outside 0 ... len_epoch(epoch), or a batch names a row that is not there.
+        """
+        batches = self.batches.epoch(epoch)
+        if not 0 <= start_step <= len(batches):
+            raise ValueError(f"TrainLoader.iterate: start_step: got {start_step}, expected 0 to {len(batches)}")
+        outside = [row for batch in batches for row in batch if not 0 <= row < len(self.manifest)]
+        if outside:
+            most = len(self.manifest) - 1
+            raise ValueError(f"TrainLoader.iterate: batches: got row {outside[0]}, expected 0 to {most}")
+        tasks = [
+            _Task(batches[step], [(self.seed, epoch, step, slot) for slot in range(len(batches[step]))])
+            for step in range(start_step, len(batches))
+        ]
+        return self._run(tasks, self._finish)
+
+    def _finish(self, task: _Task, result: _Result) -> Batch:
+        for path, reason in result.bad:
+            self.policy.record(path, reason)
+        if len(result.rows) != len(task.rows):
+            path, reason = result.bad[-1]
+            raise BadImageError(path, f"{reason}; no image of its identity can be read, so the batch cannot be filled")
+        return self._batch(result, self.labels)
+
+
+class EvalLoader(_Loader):
+    """Every row once, in order, without chance; the last batch may be smaller.
+
+    Args:
+        manifest: rows to read. transform: such as `EvalTransform`. batch_size: images in a batch.
+        workers, cache_images: as in `TrainLoader`.
+        policy: "skip" leaves bad images out, so that `Batch.index` has gaps; "replace" gives zeros, the mean colour.
+        labels: class label of every row; without it `Batch.pids` is None, since labels made from one part of a data
+            set (its queries, say) must not be compared with those of another.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        transform: EvalTransform,
+        batch_size: int,
+        workers: int = 0,
+        policy: BadImagePolicy | None = None,
+        *,
+        labels: Sequence[int] | None = None,
+        cache_images: bool = False,
+    ) -> None:
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"EvalLoader: batch_size: got {batch_size!r}, expected a whole number from 1")
+        if labels is not None and len(labels) != len(manifest):
+            raise ValueError(f"EvalLoader: labels: got {len(labels)}, expected {len(manifest)}, one for each row")
+        keep = policy is not None and policy.mode == "replace"
+        super().__init__(manifest, _Reader(manifest, transform, None, keep), workers, policy, cache_images)
+        self.batch_size = batch_size
+        self.labels = None if labels is None else [int(label) for label in labels]
+
+    def __len__(self) -> int:
+        """Number of batches when no image is bad."""
+        return -(-len(self.manifest) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        count = len(self.manifest)
+        starts = range(0, count, self.batch_size)
+        tasks = [_Task(list(range(start, min(start + self.batch_size, count))), None) for start in starts]
+        return (batch for batch in self._run(tasks, self._finish) if len(batch.paths))
+
+    def _finish(self, task: _Task, result: _Result) -> Batch:
+        for path, reason in result.bad:
+            self.policy.record(path, reason)
+        return self._batch(result, self.labels)
+
+
+def _as_it_is(result: _Result) -> _Result:
+    return result
+

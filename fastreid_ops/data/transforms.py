@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a picture to network input, with NumPy and Pillow; every random number comes from the generator given.
+
+Sources: resizing, padding, cropping, flipping and erasing as in "Bag of Tricks and A Strong Baseline for Deep Person
+Re-identification" (Luo et al., 2019); erasing from "Random Erasing Data Augmentation" (Zhong et al., 2017) with the
+sampling of the deep-person-reid repository; colour jitter with the factors and the random order of torchvision.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from PIL import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+ERASING_TRIES = 100
+_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Resize (bilinear, antialiased) and normalise.
+
+    Attributes:
+        height, width: size of the result in pixels.
+        mean, std: of each RGB channel, for values from 0 to 1; ImageNet's by default.
+    """
+
+    height: int
+    width: int
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                self._refuse(name, "a whole number of pixels from 1")
+        for name in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, name))
+            object.__setattr__(self, name, values)
+            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+                self._refuse(name, "three finite numbers" + (" above 0" if name == "std" else ""))
+
+    def _refuse(self, name: str, expected: str) -> None:
+        raise ValueError(f"{type(self).__name__}: {name}: got {getattr(self, name)!r}, expected {expected}")
+
+    def resize(self, image: Image.Image | np.ndarray) -> np.ndarray:
+        """The part without chance: uint8 array of shape (height, width, 3).
+
+        Args:
+            image: PIL image, or an RGB uint8 array of shape (H, W, 3), which is passed through at the right size.
+
+        Raises:
+            TypeError, ValueError: for anything else.
+        """
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+                got = f"{image.dtype} array of shape {image.shape}"
+                raise ValueError(f"{type(self).__name__}: image: got {got}, expected uint8 of shape (H, W, 3)")
+            if image.shape[:2] == (self.height, self.width):
+                return image
+            image = Image.fromarray(image)
+        if not isinstance(image, Image.Image):
+            got = type(image).__name__
+            raise TypeError(f"{type(self).__name__}: image: got {got}, expected a PIL image or a uint8 array")
+        if image.mode != "RGB":
+            raise ValueError(f"{type(self).__name__}: image: got mode {image.mode}, expected RGB as read_image gives")
+        if image.size != (self.width, self.height):
+            image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        return np.asarray(image)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = np.array(self.mean), np.array(self.std)
+        scale, shift = 1.0 / (255.0 * std), -mean / std
+        return scale.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, 3) pixels from 0 to 255 -> contiguous float32 (3, H, W), (value / 255 - mean) / std."""
+        scale, shift = self._scale_and_shift
+        result = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
+        np.multiply(pixels.transpose(2, 0, 1), scale, out=result)
+        result += shift
+        return result
+
+    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Contiguous float32 (3, height, width); `rng` is not used."""
+        return self.normalise(self.resize(image))
+
+
+@dataclass(frozen=True)
+class TrainTransform(EvalTransform):
+    """Resize, flip, pad and crop, colour jitter, normalise, erase, in this order.
+
+    Attributes:
+        crop_padding: pixels added on every side before a window of the original size is cut at a random place; 0: off.
+        padding_fill: "mean" pads with the mean colour (0 after normalisation), "black" as the sources do.
+        flip: probability of a horizontal flip.
+        erasing: probability of random erasing.
+        erasing_area: smallest and largest erased area as a fraction of the image (uniform).
+        erasing_aspect: smallest height / width of the erased rectangle; its inverse is the largest (uniform, not
+            logarithmic, as in the source). Rectangles as high or as wide as the image are drawn again, up to 100
+            times; then nothing is erased.
+        erasing_fill: painted value in normalised units, one number or one for each channel. 0, the default, is
+            the mean colour. The deep-person-reid repository paints (0.485, 0.456, 0.406) in these units.
+        brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0: off.
+        hue: shift uniform in [-x, x] as a fraction of the colour circle, at most 0.5; 0: off.
+        jitter: probability that an image is jittered at all.
+    """
+
+    crop_padding: int = 10
+    padding_fill: str = "mean"
+    flip: float = 0.5
+    erasing: float = 0.5
+    erasing_area: tuple[float, float] = (0.02, 0.4)
+    erasing_aspect: float = 0.3
+    erasing_fill: float | tuple[float, float, float] = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    jitter: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        padding = self.crop_padding
+        if isinstance(padding, bool) or not isinstance(padding, int) or padding < 0:
+            self._refuse("crop_padding", "a whole number of pixels from 0")
+        if self.padding_fill not in ("mean", "black"):
+            self._refuse("padding_fill", "'mean' or 'black'")
+        for name in ("flip", "erasing", "jitter"):
+            if not 0 <= getattr(self, name) <= 1:
+                self._refuse(name, "a probability from 0 to 1")
+        for name, most in (("brightness", np.inf), ("contrast", np.inf), ("saturation", np.inf), ("hue", 0.5)):
+            if not (0 <= getattr(self, name) <= most and np.isfinite(getattr(self, name))):
+                self._refuse(name, "a number from 0" + (" to 0.5" if name == "hue" else ""))
+        object.__setattr__(self, "erasing_area", tuple(float(value) for value in self.erasing_area))
+        if len(self.erasing_area) != 2 or not 0 < self.erasing_area[0] <= self.erasing_area[1] <= 1:
+            self._refuse("erasing_area", "two fractions with 0 < smallest <= largest <= 1")
+        if not 0 < self.erasing_aspect <= 1:
+            self._refuse("erasing_aspect", "a number above 0, at most 1")
+        fill = np.asarray(self.erasing_fill, dtype=np.float64)
+        if fill.shape not in ((), (3,)) or not np.isfinite(fill).all():
+            self._refuse("erasing_fill", "one finite number or three")
+
+    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+        """Contiguous float32 (3, height, width); the same generator state gives the same array.
+
+        Raises:
+            TypeError: without a `numpy.random.Generator`.
+        """
+        if not isinstance(rng, np.random.Generator):
+            got = type(rng).__name__
+            raise TypeError(f"TrainTransform: rng: got {got}, expected numpy.random.Generator")
+        pixels = self.resize(image)
+        if rng.random() < self.flip:
+            pixels = pixels[:, ::-1]
+        if self.crop_padding:
+            pixels = self.shift(pixels, rng)
+        if (self.brightness or self.contrast or self.saturation or self.hue) and rng.random() < self.jitter:
+            pixels = self.recolour(pixels, rng)
+        result = self.normalise(pixels)
+        if rng.random() < self.erasing:
+            self.erase(result, rng)
+        return result
+
+    def shift(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Pad by `crop_padding` and cut the original size at a uniformly random place: a shift by up to the padding."""
+        height, width, most = *pixels.shape[:2], self.crop_padding
+        down, right = (int(value) for value in rng.integers(-most, most, size=2, endpoint=True))
+        if self.padding_fill == "mean":
+            result = np.empty(pixels.shape, dtype=np.float32)
+            result[:] = np.array(self.mean, dtype=np.float32) * np.float32(255)
+        else:
+            result = np.zeros(pixels.shape, dtype=np.float32)
+        rows, columns = height - abs(down), width - abs(right)
+        if rows > 0 and columns > 0:
+            to_y, from_y, to_x, from_x = max(down, 0), max(-down, 0), max(right, 0), max(-right, 0)
+            result[to_y : to_y + rows, to_x : to_x + columns] = pixels[from_y : from_y + rows, from_x : from_x + columns]
+        return result
+
+    def recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Brightness, contrast, saturation and hue in a random order, values kept within 0 to 255 after each."""
+        result = pixels.astype(np.float32)
+        for step in rng.permutation(4):
+            strength = (self.brightness, self.contrast, self.saturation, self.hue)[step]
+            if not strength:
+                continue
+            if step == 3:
+                result = turn_hue(result, rng.uniform(-strength, strength))
+                continue
+            factor = np.float32(rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength))
+            if step > 0:
+                grey = result @ _GREY
+                base = grey.mean() if step == 1 else grey[..., None]
+                result = factor * result + (1 - factor) * base
+            else:
+                result *= factor
+            np.clip(result, 0, 255, out=result)
+        return result
+
+    def erase(self, tensor: np.ndarray, rng: np.random.Generator) -> None:
+        """Paint one random rectangle of a (3, H, W) array in place, or none after 100 misses."""
+        height, width = tensor.shape[1:]
+        for _ in range(ERASING_TRIES):
+            area = rng.uniform(*self.erasing_area) * height * width
+            aspect = rng.uniform(self.erasing_aspect, 1 / self.erasing_aspect)
+            rows, columns = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+            if rows < height and columns < width:
+                top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+                fill = np.asarray(self.erasing_fill, dtype=np.float32)
+                tensor[:, top : top + rows, left : left + columns] = fill[..., None, None] if fill.ndim else fill
+                return
+
+
+def turn_hue(pixels: np.ndarray, turn: float) -> np.ndarray:
+    """Shift the hue of (H, W, 3) values from 0 to 255 by `turn` of the colour circle, in Pillow's 8-bit HSV."""
+    image = Image.fromarray(np.rint(pixels).astype(np.uint8)).convert("HSV")
+    hue, saturation, value = image.split()
+    hue = hue.point([(level + round(turn * 256)) % 256 for level in range(256)])
+    return np.asarray(Image.merge("HSV", (hue, saturation, value)).convert("RGB")).astype(np.float32)
