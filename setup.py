@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drives CMake, which holds the list of native sources: finds torch, nvcc and the build tools, decides about CUDA, and puts the
-libraries where setuptools expects them. Everything else stands in pyproject.toml. Every failure is one sentence (``Refused``).
+"""Drives CMake, which holds the list of native sources: finds torch, nvcc and the build tools, decides about CUDA, and
+puts the libraries where setuptools expects them. Everything else stands in pyproject.toml. Every failure is one
+sentence (``Refused``).
 
 Environment: FASTREID_CUDA=1 (CUDA or an error) or 0 (never); TORCH_CUDA_ARCH_LIST; MAX_JOBS; CXX; CUDACXX, CUDA_HOME;
 FASTREID_TORCH (the torch package to build against, where it is not the one installed).
@@ -8,9 +9,9 @@ FASTREID_TORCH (the torch package to build against, where it is not the one inst
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools"))
-import torch_location  # noqa: E402  (found through the line above; tools/ is no package)
+torch_location = importlib.import_module("torch_location")
 
 OLDEST_TORCH = (2, 11)
 TOOLS = "'setuptools>=77' 'pybind11>=3.0' 'cmake>=3.26' ninja 'Cython>=3.0'"
@@ -58,7 +59,7 @@ def checked_torch(torch: torch_location.Torch | None) -> torch_location.Torch:
 
 
 def find_nvcc() -> Nvcc | None:
-    """The nvcc that CUDACXX or CUDA_HOME names, and no other if one does; else that of PATH or of the standard place."""
+    """The nvcc that CUDACXX or CUDA_HOME names, and then no other; else that of PATH or of the standard place."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if os.environ.get("CUDACXX"):
         candidates = [os.environ["CUDACXX"]]
@@ -75,9 +76,11 @@ def find_nvcc() -> Nvcc | None:
 
 
 def cuda_choice(wanted: str, torch: torch_location.Torch, nvcc: Nvcc | None) -> tuple[bool, str | None]:
-    """Whether to build _cuda.so, and what to warn of. ``wanted`` is FASTREID_CUDA: "1", "0", or "" (if torch has CUDA)."""
+    """Whether to build _cuda.so, and what to warn of. ``wanted`` is FASTREID_CUDA: "1", "0", or "" (as torch)."""
     if wanted not in ("", "0", "1"):
-        raise Refused(f"FASTREID_CUDA: got {wanted!r}, expected 1 (with CUDA), 0 (without) or nothing (as torch).")
+        raise Refused(
+            f"FASTREID_CUDA: got {wanted!r}, expected 1 (with CUDA), 0 (without) or nothing (as torch)."
+        )
     if wanted == "0" or (wanted == "" and torch.cuda is None):
         return False, None
     if nvcc is None:
@@ -85,8 +88,8 @@ def cuda_choice(wanted: str, torch: torch_location.Torch, nvcc: Nvcc | None) -> 
         problem += " or point CUDA_HOME at it"
     elif torch.cuda is not None and nvcc.major != int(torch.cuda.split(".")[0]):
         problem = (
-            f"{nvcc.path} is CUDA {nvcc.major}.{nvcc.minor} but torch {torch.version} was built with CUDA {torch.cuda}: "
-            f"point CUDA_HOME at a CUDA {torch.cuda.split('.')[0]} toolkit"
+            f"{nvcc.path} is CUDA {nvcc.major}.{nvcc.minor} but torch {torch.version} was built with "
+            f"CUDA {torch.cuda}: point CUDA_HOME at a CUDA {torch.cuda.split('.')[0]} toolkit"
         )
     else:
         return True, None
@@ -96,14 +99,18 @@ def cuda_choice(wanted: str, torch: torch_location.Torch, nvcc: Nvcc | None) -> 
 
 
 def cuda_architectures(text: str, supported: set[str] | None = None) -> str:
-    """TORCH_CUDA_ARCH_LIST ("8.0;9.0 10.0+PTX") in CMake's words ("80-real;90-real;100"); "" for the project's own choice."""
+    """TORCH_CUDA_ARCH_LIST ("8.0;9.0 10.0+PTX") in CMake's words ("80-real;90-real;100"); "" as it is."""
     entries = [entry for entry in re.split(r"[;,\s]+", text.strip()) if entry]
     found = []
     for entry in entries:
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
         number = match[1] + match[2] + match[3] if match else ""
         if not match or (supported is not None and number not in supported):
-            hint = f" (this nvcc knows {', '.join(sorted(supported, key=_arch_key))})" if match and supported else ""
+            hint = (
+                f" (this nvcc knows {', '.join(sorted(supported, key=_arch_key))})"
+                if match and supported
+                else ""
+            )
             raise Refused(
                 f"TORCH_CUDA_ARCH_LIST: got {entry!r}, expected compute capabilities "
                 f"such as '8.0;9.0;10.0+PTX'{hint}."
@@ -136,7 +143,7 @@ def checked_compiler() -> None:
 
 
 def build_tool(name: str, directory: str) -> str:
-    """The tool from its Python package if that is installed (in no PATH where a virtual environment is not active), else from PATH."""
+    """The tool from its Python package (not on PATH where the virtual environment is not active), else from PATH."""
     try:
         package = __import__(name)
     except ImportError:
@@ -168,11 +175,13 @@ def cmake_tools() -> dict[str, str]:
 def run(step: str, command: list[str]) -> None:
     print("+", shlex.join(command), flush=True)
     if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
-        raise Refused(f"{step} failed; the first error above says why, and `pip install -v` shows everything.")
+        raise Refused(
+            f"{step} failed; the first error above says why, and `pip install -v` shows everything."
+        )
 
 
 class FreshBuild(build):
-    """Starts from an empty build_lib, so that a wheel holds no file of an earlier build (a _cuda.so, a deleted module)."""
+    """Starts from an empty build_lib, so that a wheel holds nothing of earlier builds: a _cuda.so, a deleted module."""
 
     def run(self) -> None:
         shutil.rmtree(self.build_lib, ignore_errors=True)
@@ -204,7 +213,7 @@ class CMakeBuild(build_ext):
 
     def build_extensions(self) -> None:
         tools = cmake_tools()
-        # A folder of its own: setuptools' build_temp is a fresh one for every editable install, hence never incremental.
+        # A folder of its own: setuptools' build_temp is new for every editable install, hence never incremental.
         name = f"{sys.implementation.cache_tag}-torch{self.torch.version}{'-cuda' if self.cuda else ''}"
         folder = ROOT / "build" / name
         configure = [
@@ -224,13 +233,19 @@ class CMakeBuild(build_ext):
         if self.nvcc is not None:
             wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
             architectures = cuda_architectures(wanted, nvcc_architectures(self.nvcc))
-            configure += [f"-DCMAKE_CUDA_COMPILER={self.nvcc.path}", f"-DCMAKE_CUDA_ARCHITECTURES={architectures}"]
+            configure += [
+                f"-DCMAKE_CUDA_COMPILER={self.nvcc.path}",
+                f"-DCMAKE_CUDA_ARCHITECTURES={architectures}",
+            ]
         compile_ = [tools["cmake"], "--build", str(folder)]
         if os.environ.get("MAX_JOBS"):
             compile_ += ["-j", os.environ["MAX_JOBS"]]
         run("configuring with CMake", configure)
         run("compiling", compile_)
-        run("installing", [tools["cmake"], "--install", str(folder), "--prefix", str(Path(self.build_lib).resolve())])
+        run(
+            "installing",
+            [tools["cmake"], "--install", str(folder), "--prefix", str(Path(self.build_lib).resolve())],
+        )
 
 
 def extension(name: str) -> Extension:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Person re-identification for PyTorch.
 
-The operators are here (``fastreid_ops.pairwise_distance``, ``fastreid_ops.rank_metrics``); models, data, evaluation and
-training are subpackages. Importing this package imports nothing else: torch comes with the first operator, so that
-``fastreid_ops.numpy`` and the readers of data sets work without it.
+The operators are here (``fastreid_ops.pairwise_distance``, ``fastreid_ops.rank_metrics``); models, data, evaluation
+and training are subpackages. Importing this package imports nothing else: torch comes with the first operator, so
+that ``fastreid_ops.numpy`` and the readers of data sets work without it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Loads the native libraries, or says why not and what mends it.
 
-``_C`` holds all CPU operators and registers them with torch when it is imported; ``_cuda.so`` registers their CUDA kernels
-and is loaded where torch was built with CUDA. Without ``_C`` the operators fall back to their ``reference()``, after one
-warning. torch has to be imported first: the libraries find its by name, not by path.
+``_C`` holds all CPU operators and registers them with torch when it is imported; ``_cuda.so`` registers their CUDA
+kernels and is loaded where torch was built with CUDA. Without ``_C`` the operators fall back to their ``reference()``,
+after one warning. torch has to be imported first: the libraries find its own by name, not by path.
 """
 
 from __future__ import annotations
@@ -91,9 +91,15 @@ def _load_cuda(torch, built_cuda: str | None) -> tuple[bool, str | None]:
     file = _PACKAGE / "_cuda.so"
     running = torch.version.cuda
     if built_cuda is None or not file.is_file():
-        return False, f"torch {torch.__version__} has CUDA {running}, but fastreid-ops was built for the CPU only"
+        return (
+            False,
+            f"torch {torch.__version__} has CUDA {running}, but fastreid-ops was built for the CPU only",
+        )
     if built_cuda.split(".")[0] != running.split(".")[0]:
-        return False, f"fastreid-ops was built with CUDA {built_cuda}, torch {torch.__version__} has CUDA {running}"
+        return (
+            False,
+            f"fastreid-ops was built with CUDA {built_cuda}, torch {torch.__version__} has CUDA {running}",
+        )
     try:
         torch.ops.load_library(str(file))
     except (OSError, RuntimeError) as error:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m fastreid_ops.doctor``: what is loaded, for which machine, what is missing, and the one command that mends it.
+"""``python -m fastreid_ops.doctor``: what is loaded, what is missing, and the one command that mends it.
 
-Exit code 0 where the native operators load and agree with their references, else 1. ``--json`` prints the same facts for
-programs (and for a bug report).
+Exit code 0 where the native operators load and agree with their references, else 1. ``--json`` prints the same facts
+for programs (and for a bug report).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _installed(distribution: str) -> bool:
 
 
 def examine() -> dict[str, Any]:
-    """All facts as plain data; ``ok`` is whether the native operators work, ``problems`` holds {problem, fix} entries."""
+    """All facts as plain data. ``ok``: the native operators work; ``problems``: {problem, fix} entries."""
     facts: dict[str, Any] = {
         "ok": False,
         "fastreid_ops": __version__,
@@ -164,10 +164,17 @@ def _lines(facts: dict[str, Any]) -> list[str]:
         rows.append(("CUDA", f"torch's: {cuda}, built with: {built}"))
         loaded = {"_C": facts["native"], "_cuda": facts["native_cuda"]}
         for name, files in facts["libraries"].items():
-            state = {True: "loaded", False: "not loaded", None: "there"}[loaded.get(name)] if files else "absent"
+            state = (
+                {True: "loaded", False: "not loaded", None: "there"}[loaded.get(name)] if files else "absent"
+            )
             rows.append((f"  {name}", f"{state}  {' '.join(files)}".rstrip()))
         if "isa" in facts:
-            rows.append(("CPU kernels", f"{facts['isa']['active']}  (best here: {facts['isa']['best']}; {facts['compiler']})"))
+            rows.append(
+                (
+                    "CPU kernels",
+                    f"{facts['isa']['active']}  (best here: {facts['isa']['best']}; {facts['compiler']})",
+                )
+            )
             if facts["cuda architectures"]:
                 rows.append(("CUDA kernels", facts["cuda architectures"]))
         rows.append(("threads", str(facts["threads"])))
@@ -176,18 +183,29 @@ def _lines(facts: dict[str, Any]) -> list[str]:
             rows.append((name, ("ok: " if result["ok"] else "WRONG: ") + result["detail"]))
     for extra, packages in facts["extras"].items():
         missing = [name for name, installed in packages.items() if not installed]
-        text = f"missing {', '.join(missing)}: pip install 'fastreid-ops[{extra}]'" if missing else "installed"
+        text = (
+            f"missing {', '.join(missing)}: pip install 'fastreid-ops[{extra}]'" if missing else "installed"
+        )
         rows.append((f"extra [{extra}]", text))
     width = max(len(label) for label, _ in rows) + 2
     lines = [f"{label:<{width}}{text}" for label, text in rows]
     for entry in facts["problems"]:
         lines += ["", f"Problem: {entry['problem']}", f"To mend:  {entry['fix']}"]
-    lines += ["", "All is well." if not facts["problems"] else "Works, with the remark above." if facts["ok"] else "Not working."]
+    lines += [
+        "",
+        "All is well."
+        if not facts["problems"]
+        else "Works, with the remark above."
+        if facts["ok"]
+        else "Not working.",
+    ]
     return lines
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m fastreid_ops.doctor", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m fastreid_ops.doctor", description=__doc__.split("\n\n")[0]
+    )
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
     options = parser.parse_args(arguments)
     facts = examine()

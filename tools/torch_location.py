@@ -66,7 +66,7 @@ def _in_target_environment() -> Torch | None:
 
 
 def find() -> Torch | None:
-    """The torch of ``FASTREID_TORCH``, of this interpreter, or of the environment that pip hides; None if there is none."""
+    """The torch of ``FASTREID_TORCH``, of this interpreter, or of the environment that pip hides; else None."""
     named = os.environ.get("FASTREID_TORCH")
     if named:
         torch = at(named)

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Argument checks for the registration files and the NumPy door, torch-free. The Python functions have said everything in their own
-// words before; these stop a direct call of the registered op from reading out of bounds. std::invalid_argument becomes ValueError.
-// Not for x_cpu.cpp and x_cuda.cu: those take what x.h promises.
+// Argument checks for the registration files and the NumPy door, torch-free. The Python functions have said
+// everything in their own words before; these stop a direct call of the registered op from reading out of
+// bounds. std::invalid_argument becomes ValueError. Not for x_cpu.cpp and x_cuda.cu: those take what x.h
+// promises.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,8 @@
 namespace fastreid {
 
 // "op: argument: got X, expected Y"
-[[noreturn]] inline void refuse(const char* op, const char* argument, const std::string& got, const std::string& expected) {
+[[noreturn]] inline void refuse(const char* op, const char* argument, const std::string& got,
+                                const std::string& expected) {
   throw std::invalid_argument(std::string(op) + ": " + argument + ": got " + got + ", expected " + expected);
 }
 
@@ -27,7 +29,7 @@ inline std::string shown(std::initializer_list<int64_t> shape) {
 }  // namespace fastreid
 
 // `got` and `expected` are evaluated only where the condition fails.
-#define FASTREID_CHECK(condition, op, argument, got, expected)                          \
-  do {                                                                                  \
+#define FASTREID_CHECK(condition, op, argument, got, expected)                              \
+  do {                                                                                      \
     if (__builtin_expect(!(condition), 0)) ::fastreid::refuse(op, argument, got, expected); \
   } while (0)

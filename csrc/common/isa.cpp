@@ -13,7 +13,8 @@ constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
 Isa detect() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  // The features the CMake function compiles with; the builtins also ask whether the operating system saves the wide registers.
+  // The features the CMake function compiles with; the builtins also ask whether the operating system saves
+  // the wide registers.
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

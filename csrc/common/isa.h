@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which instruction set the CPU kernels run with.
 //
-// Every x_cpu.cpp is compiled once per instruction set, with FASTREID_ISA naming the namespace it lands in, and exports one table of
-// function pointers. x.h declares the tables, the callers pick one:
+// Every x_cpu.cpp is compiled once per instruction set, with FASTREID_ISA naming the namespace it lands in,
+// and exports one table of function pointers. x.h declares the tables, the callers pick one:
 //
 //     struct DistanceKernels { void (*rows)(...); };
 //     FASTREID_DECLARE_KERNELS(DistanceKernels, distance_kernels)      // x.h, inside namespace fastreid
@@ -12,22 +12,26 @@
 //     extern const DistanceKernels distance_kernels = {rows};
 //     }
 //
-//     FASTREID_KERNELS(distance_kernels).rows(...);                    // x_ops.cpp, the Cython door, the C++ tests
+//     FASTREID_KERNELS(distance_kernels).rows(...);                    // x_ops.cpp, the Cython door, C++ tests
 //
-// Read the table once per call, not once per row, so that a set_isa() in another thread cannot mix two tables in one result.
+// Read the table once per call, not once per row, so that a set_isa() in another thread cannot mix two tables
+// in one result.
 #pragma once
 
 namespace fastreid {
 
 enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
 
-// The widest set that this processor, its operating system and this build support. FASTREID_ISA in the environment does not change it.
+// The widest set that this processor, its operating system and this build support. FASTREID_ISA in the
+// environment does not change it.
 Isa best_isa();
 
-// The set in use: best_isa(), capped by FASTREID_ISA=baseline|avx2|avx512 as it stood when the library was loaded.
+// The set in use: best_isa(), capped by FASTREID_ISA=baseline|avx2|avx512 as it stood when the library was
+// loaded.
 Isa active_isa();
 
-// Uses `isa` from now on; false (and no change) where the processor or the build lacks it. Safe to call from any thread.
+// Uses `isa` from now on; false (and no change) where the processor or the build lacks it. Safe to call from
+// any thread.
 bool set_isa(Isa isa);
 
 // "baseline", "avx2", "avx512".
@@ -38,30 +42,45 @@ bool parse_isa(const char* name, Isa* isa);
 
 }  // namespace fastreid
 
-// static: a plain template would leave a weak symbol in every object, compiled with that object's instruction set. The macro leaves
-// pick_kernels to argument-dependent lookup, so it works with fastreid:: in front and without.
+// static: a plain template would leave a weak symbol in every object, compiled with that object's instruction
+// set. The macro leaves pick_kernels to argument-dependent lookup, so it works with fastreid:: in front and
+// without.
 #if defined(__x86_64__)
 namespace fastreid {
 template <class Table>
 static inline const Table& pick_kernels(const Table& baseline, const Table& avx2, const Table& avx512) {
   switch (active_isa()) {
-    case Isa::avx512: return avx512;
-    case Isa::avx2: return avx2;
-    default: return baseline;
+    case Isa::avx512:
+      return avx512;
+    case Isa::avx2:
+      return avx2;
+    default:
+      return baseline;
   }
 }
 }  // namespace fastreid
-#define FASTREID_DECLARE_KERNELS(type, name)        \
-  namespace baseline { extern const type name; }    \
-  namespace avx2 { extern const type name; }        \
-  namespace avx512 { extern const type name; }
-#define FASTREID_KERNELS(name) pick_kernels(::fastreid::baseline::name, ::fastreid::avx2::name, ::fastreid::avx512::name)
+#define FASTREID_DECLARE_KERNELS(type, name) \
+  namespace baseline {                       \
+  extern const type name;                    \
+  }                                          \
+  namespace avx2 {                           \
+  extern const type name;                    \
+  }                                          \
+  namespace avx512 {                         \
+  extern const type name;                    \
+  }
+#define FASTREID_KERNELS(name) \
+  pick_kernels(::fastreid::baseline::name, ::fastreid::avx2::name, ::fastreid::avx512::name)
 #else
 namespace fastreid {
 template <class Table>
-static inline const Table& pick_kernels(const Table& baseline) { return baseline; }
+static inline const Table& pick_kernels(const Table& baseline) {
+  return baseline;
+}
 }  // namespace fastreid
 #define FASTREID_DECLARE_KERNELS(type, name) \
-  namespace baseline { extern const type name; }
+  namespace baseline {                       \
+  extern const type name;                    \
+  }
 #define FASTREID_KERNELS(name) pick_kernels(::fastreid::baseline::name)
 #endif

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arithmetic on sizes. Everything is static: these functions are used in files compiled for one instruction set each, where a weak
-// copy of a shared inline function could end up running on a processor that lacks it.
+// Arithmetic on sizes. Everything is static: these functions are used in files compiled for one instruction
+// set each, where a weak copy of a shared inline function could end up running on a processor that lacks it.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +15,9 @@ namespace fastreid {
 
 FASTREID_HOST_DEVICE static constexpr int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-FASTREID_HOST_DEVICE static constexpr int64_t round_up(int64_t a, int64_t multiple) { return ceil_div(a, multiple) * multiple; }
+FASTREID_HOST_DEVICE static constexpr int64_t round_up(int64_t a, int64_t multiple) {
+  return ceil_div(a, multiple) * multiple;
+}
 
 FASTREID_HOST_DEVICE static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 

@@ -13,7 +13,7 @@
 //
 // How: |x|^2 + |y|^2 - 2xy through a register-tiled product where that is accurate, and the sum of squared differences,
 // tile by tile, where |x-y|^2 < (|x|^2 + |y|^2) / 16, so that rounding never eats a small distance. Products are added up
-// in the compute type (float32 for half types) over at most 128 terms, those sums in float64. Cosine and arccos are the same
+// in the compute type (float32 for half types) over at most 128 terms (32 in float64), those sums in float64. Cosine and arccos are the same
 // sums over rows scaled to length 1: 1 - cos = |u-v|^2 / 2, angle = 2 asin(|u-v| / 2), exact where cos rounds to 1.
 #pragma once
 

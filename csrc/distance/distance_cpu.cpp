@@ -14,9 +14,11 @@ constexpr int kRows = 14;  // 28 accumulators + 2 of y + 1 difference of 32 regi
 constexpr int kRows = 6;  // 12 + 2 + 1 of 16
 #endif
 template <class T> constexpr int kColumns = 2 * kLanes<T>;
-constexpr int64_t kChunk = 128;                  // terms added up in the compute type before they go to float64
+// Terms added up in the compute type before they go to float64. float64 has nothing wider: 32 terms, 8 such sums, and so on.
+template <class T> constexpr int64_t kChunk = sizeof(T) == 8 ? 32 : 128;
 constexpr int64_t kPackedX = 384 * 1024;         // bytes of packed x and y for each thread; x and one panel of y stay in
 constexpr int64_t kPackedY = 2 * 1024 * 1024;    // the second-level cache while all panels of y go by
+constexpr int64_t kMiddle = 256;                 // float64: terms in a sum of sums
 constexpr double kSmall = 1.0 / 16;              // |x-y|^2 below this part of |x|^2 + |y|^2 comes from differences
 constexpr double kHuge = 1.7976931348623157e308;
 constexpr double kPi = 3.14159265358979323846;
@@ -85,7 +87,7 @@ void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packe
     const int width = static_cast<int>(smaller(kWidth, count - base));
     Scale scale[kWidth];
     for (int r = 0; r < width; ++r) scale[r] = unit ? unit_scale(rows, first + base + r) : Scale{1, 1};
-    alignas(64) double sums[kWidth] = {};
+    alignas(64) double sums[kWidth] = {}, middle[kWidth] = {};
     for (int64_t k0 = 0; k0 < rows.depth; k0 += kBlock) {
       const int64_t length = smaller(kBlock, rows.depth - k0);
       T* to = packed + k0 * kWidth;
@@ -106,7 +108,11 @@ void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packe
       alignas(64) double part[kWidth] = {};
       for (int64_t k = 0; k < length; ++k)
         for (int r = 0; r < kWidth; ++r) part[r] += static_cast<double>(to[k * kWidth + r]) * to[k * kWidth + r];
-      for (int r = 0; r < kWidth; ++r) sums[r] += part[r];
+      const bool fold = (k0 + kBlock) % kMiddle == 0 || k0 + kBlock >= rows.depth;
+      for (int r = 0; r < kWidth; ++r) {
+        middle[r] += part[r];
+        if (fold) sums[r] += middle[r], middle[r] = 0;
+      }
     }
     for (int r = 0; r < kWidth; ++r) squares[r] = sums[r];
   }
@@ -118,10 +124,11 @@ void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packe
 template <class T, int kTileRows, bool kDifference>
 __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, double* sums) {
   constexpr int kWidth = kColumns<T>, kL = kLanes<T>;
+  alignas(64) double middle[kTileRows * kWidth] = {};
   for (int i = 0; i < kTileRows * kWidth; ++i) sums[i] = 0;
-  for (int64_t k0 = 0; k0 < depth; k0 += kChunk) {
+  for (int64_t k0 = 0; k0 < depth; k0 += kChunk<T>) {
     Vec<T> acc[kTileRows][2] = {};
-    for (int64_t k = k0, end = smaller(depth, k0 + kChunk); k < end; ++k) {
+    for (int64_t k = k0, end = smaller(depth, k0 + kChunk<T>); k < end; ++k) {
       const Vec<T> b0 = load(b + k * kWidth), b1 = load(b + k * kWidth + kL);
 #pragma GCC unroll 14
       for (int r = 0; r < kTileRows; ++r) {
@@ -140,7 +147,12 @@ __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, doubl
       alignas(64) T part[kWidth];
       store(part, acc[r][0]);
       store(part + kL, acc[r][1]);
-      for (int c = 0; c < kWidth; ++c) sums[r * kWidth + c] += static_cast<double>(part[c]);
+      for (int c = 0; c < kWidth; ++c) middle[r * kWidth + c] += static_cast<double>(part[c]);
+    }
+    if (sizeof(T) == 8 && (k0 + kChunk<T>) % kMiddle != 0 && k0 + kChunk<T> < depth) continue;
+    for (int i = 0; i < kTileRows * kWidth; ++i) {
+      sums[i] += middle[i];
+      middle[i] = 0;
     }
   }
 }

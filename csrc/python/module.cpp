@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// fastreid_ops._C: what was built, for what, and which instruction set runs. Holds no tensor op itself: loading it registers those
-// of the x_ops.cpp files linked into it with torch, which is why torch must be imported first.
+// fastreid_ops._C: what was built, for what, and which instruction set runs. Holds no tensor op itself:
+// loading it registers those of the x_ops.cpp files linked into it with torch, which is why torch must be
+// imported first.
 #include <pybind11/pybind11.h>
 
 #include <cstdlib>
@@ -11,11 +12,14 @@
 namespace py = pybind11;
 
 // Read from the file's bytes where the library does not load, to say which torch it wants (_library.py).
-extern "C" __attribute__((used)) const char fastreid_built_with[] = "fastreid-ops built with torch " FASTREID_TORCH_VERSION;
+extern "C" __attribute__((used)) const char fastreid_built_with[] =
+    "fastreid-ops built with torch " FASTREID_TORCH_VERSION;
 
 namespace {
 
-py::object text_or_none(const char* text) { return *text ? py::object(py::str(text)) : py::object(py::none()); }
+py::object text_or_none(const char* text) {
+  return *text ? py::object(py::str(text)) : py::object(py::none());
+}
 
 fastreid::Isa parse(const std::string& name, const char* where) {
   fastreid::Isa isa;
@@ -40,7 +44,8 @@ PYBIND11_MODULE(_C, m) {
       .value("baseline", fastreid::Isa::baseline)
       .value("avx2", fastreid::Isa::avx2)
       .value("avx512", fastreid::Isa::avx512);
-  m.def("best_isa", &fastreid::best_isa, "The widest instruction set that this processor and this build support.");
+  m.def("best_isa", &fastreid::best_isa,
+        "The widest instruction set that this processor and this build support.");
   m.def("active_isa", &fastreid::active_isa, "The instruction set the CPU kernels run with.");
   m.def(
       "set_isa",

@@ -91,22 +91,31 @@ def _list(dumper: _Dumper, values: list) -> yaml.Node:
 _Dumper.add_representer(list, _list)
 
 
-def _known_keys() -> list[str]:
-    own = ["config", "resume", "resume_allow", "print_config", "help"]
-    return [*own, *flatten(to_dict(Config())), *to_dict(Config())]
-
-
 def _refuse_unknown(argv: list[str]) -> None:
-    """jsonargparse would accept abbreviations and report unknown keys without a hint; this says which key is
-    near.
+    """Let only single keys with plain values reach jsonargparse.
+
+    It would accept abbreviations, report unknown keys without a hint, read whole sections from files, and
+    import whatever a `class_path` names.
     """
-    known = _known_keys()
+    keys = list(flatten(to_dict(Config())))
+    known = [*keys, *_EXPECTED, "print_config", "help"]
+    tables = tuple(f"{key}." for key in keys if key.endswith(".options"))
     for argument in argv:
+        if "class_path" in argument:
+            raise ConfigError(
+                f"command line: got {argument!r} with class_path, expected names of the tables only"
+            )
         if argument.startswith("--"):
             key = argument[2:].partition("=")[0]
-            options = ".options." in key and key.partition(".options.")[0] + ".options" in known
-            if key not in known and not options:
+            if key not in known and not key.startswith(tables):
                 raise ConfigError(f"command line: unknown key --{key}{nearest(key, known)}")
+    for i, argument in enumerate(argv):
+        key, _, value = argument.partition("=")
+        value = value or "".join(argv[i + 1 : i + 2])
+        if key == "--eval.sets" and not value.lstrip().startswith("["):
+            raise ConfigError(
+                f"command line: eval.sets: got {value!r}, expected a list such as '[{{name: a, dataset: a.csv}}]'"
+            )
 
 
 def parser(base: dict[str, Any]) -> ArgumentParser:

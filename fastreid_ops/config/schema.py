@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Plain = bool | int | float | str
+Options = dict[str, Plain | list[Plain]]
 
 
 @dataclass
@@ -17,21 +18,23 @@ class ModelConfig:
 
     name: str = "osnet_x0_25"
     weights: str | None = None
-    options: dict[str, Plain] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
 
 
 @dataclass
 class DataConfig:
-    """What is trained on. `dataset` is a name of the data-set table or a CSV manifest; `options` go to its reader.
+    """What is trained on. `dataset` is a name of the data-set table or a CSV manifest; `options` go to its
+    reader.
 
-    `batch_size` images in one forward pass, `images_per_id` of each person in it (null: any images, shuffled);
-    `remainder` says what becomes of a person's images that fill no such group in an epoch. Sizes and padding in
-    pixels, `flip` and `erasing` are probabilities, brightness, contrast and saturation are +- fractions.
+    `batch_size` images in one forward pass, `images_per_id` of each person in it (null: any images,
+    shuffled); `remainder` says what becomes of a person's images that fill no such group in an epoch. Sizes
+    and padding in pixels, `flip` and `erasing` are probabilities, brightness, contrast and saturation are +-
+    fractions. `cache_images` keeps every image decoded and resized in memory.
     """
 
     dataset: str = "people"
     root: str | None = None
-    options: dict[str, Plain] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     height: int = 128
     width: int = 64
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
@@ -46,6 +49,7 @@ class DataConfig:
     contrast: float = 0.15
     saturation: float = 0.0
     workers: int = 1
+    cache_images: bool = False
     bad_images: Literal["raise", "skip", "replace"] = "raise"
 
 
@@ -116,7 +120,7 @@ class EvalSet:
     note: str = ""
     dataset: str | None = None
     root: str | None = None
-    options: dict[str, Plain] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     protocol: str = "market1501"
 
 

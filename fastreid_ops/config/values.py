@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastreid_ops.config.schema import Config, EvalSet
+from fastreid_ops.config.schema import Config, EvalSet, Plain
 
 
 class ConfigError(ValueError):
@@ -98,7 +98,7 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
     if origin is list and isinstance(value, list):
         return [_convert(inner[0], item, source, f"{key}.{i}") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
-        return {str(name): _convert(inner[1], item, source, f"{key}.{name}") for name, item in value.items()}
+        return {str(name): _option(item, source, f"{key}.{name}") for name, item in value.items()}
     choices = (kind,) if origin in (None, list, dict) else inner
     if type(value) in choices:
         return value
@@ -111,3 +111,10 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
         "null" if c is type(None) else "a list" if origin is list else c.__name__ for c in choices
     )
     raise ConfigError(f"{source}: {key}: got {value!r}, expected {words}")
+
+
+def _option(value: Any, source: str, key: str) -> Any:
+    """A value of an `options` table: plain, or a list of plain values."""
+    if isinstance(value, list):
+        return [_convert(Plain, item, source, f"{key}.{i}") for i, item in enumerate(value)]
+    return _convert(Plain, value, source, key)

@@ -18,7 +18,8 @@ EXAMPLES = 5
 
 
 class Finding(NamedTuple):
-    """One thing found: `level` "problem" or "note", a `code` for programs, a sentence, a count, a few examples."""
+    """One thing found: `level` "problem" or "note", a `code` for programs, a sentence, a count, a few
+    examples."""
 
     level: str
     code: str
@@ -30,7 +31,9 @@ class Finding(NamedTuple):
 def finding(level: str, code: str, text: str, items: Iterable[object]) -> list[Finding]:
     """A list with one finding about `items`, or an empty list when there are none."""
     found = [str(item) for item in items]
-    return [Finding(level, code, f"{len(found)} {text}", len(found), tuple(found[:EXAMPLES]))] if found else []
+    return (
+        [Finding(level, code, f"{len(found)} {text}", len(found), tuple(found[:EXAMPLES]))] if found else []
+    )
 
 
 def bare_id(pid: int | str) -> str:
@@ -52,7 +55,9 @@ def counts(manifest: Manifest) -> dict[str, dict[str, int]]:
 def label_findings(manifest: Manifest) -> list[Finding]:
     """Everything the labels alone can tell."""
     if not len(manifest):
-        return [Finding("problem", "empty", "no rows: there is nothing to train on and nothing to evaluate", 0)]
+        return [
+            Finding("problem", "empty", "no rows: there is nothing to train on and nothing to evaluate", 0)
+        ]
     return [*_splits(manifest), *_repeats(manifest), *_identities(manifest), *_cameras(manifest)]
 
 
@@ -60,16 +65,28 @@ def _splits(manifest: Manifest) -> list[Finding]:
     found = []
     there = counts(manifest)
     if "train" not in there:
-        found.append(Finding("note", "no_train", "no train images: this set can be evaluated, not trained on", 0))
+        found.append(
+            Finding("note", "no_train", "no train images: this set can be evaluated, not trained on", 0)
+        )
     elif there["train"]["ids"] == 1:
         text = "one identity in train: there is nobody to tell it from"
         found.append(Finding("problem", "one_train_id", text, 1))
     if "query" not in there and "gallery" not in there:
-        found.append(Finding("note", "no_test", "no query and no gallery: this set can be trained on, not evaluated", 0))
+        found.append(
+            Finding(
+                "note", "no_test", "no query and no gallery: this set can be trained on, not evaluated", 0
+            )
+        )
     elif "gallery" not in there:
-        found.append(Finding("problem", "no_gallery", "query images but no gallery images: nothing can be evaluated", 0))
+        found.append(
+            Finding(
+                "problem", "no_gallery", "query images but no gallery images: nothing can be evaluated", 0
+            )
+        )
     elif "query" not in there:
-        found.append(Finding("problem", "no_query", "gallery images but no query images: nothing can be evaluated", 0))
+        found.append(
+            Finding("problem", "no_query", "gallery images but no query images: nothing can be evaluated", 0)
+        )
     return found
 
 
@@ -97,16 +114,16 @@ def _repeats(manifest: Manifest) -> list[Finding]:
         *finding(
             "note",
             "query_in_gallery",
-            "files are both query and gallery: protocol market1501 removes them as same identity under the same "
-            "camera, under protocol no_camera each of them finds itself first",
+            "files are both query and gallery: protocol market1501 removes them as same identity under the "
+            "same camera, under protocol no_camera each of them finds itself first",
             both,
         ),
     ]
 
 
 def _identities(manifest: Manifest) -> list[Finding]:
-    train = Counter(pid for pid, split in zip(manifest.pid, manifest.split) if split == "train")
-    test = {pid for pid, split in zip(manifest.pid, manifest.split) if split != "train"}
+    train = Counter(pid for pid, split in zip(manifest.pid, manifest.split, strict=True) if split == "train")
+    test = {pid for pid, split in zip(manifest.pid, manifest.split, strict=True) if split != "train"}
     alike = defaultdict(set)
     for pid in manifest.pids():
         alike[bare_id(pid).casefold()].add(pid)
@@ -114,9 +131,13 @@ def _identities(manifest: Manifest) -> list[Finding]:
     shared = [pid for pid in train if pid in test]
     single = [pid for pid, images in train.items() if images == 1]
     return [
-        *finding("problem", "ids_in_train_and_test", "identities are in train and in query or gallery", shared),
+        *finding(
+            "problem", "ids_in_train_and_test", "identities are in train and in query or gallery", shared
+        ),
         *finding("problem", "lookalike_ids", "identities differ only by leading zeros or capitals", pairs),
-        *finding("problem", "single_image_ids", "train identities have one image, so no positive pair", single),
+        *finding(
+            "problem", "single_image_ids", "train identities have one image, so no positive pair", single
+        ),
     ]
 
 
@@ -136,8 +157,8 @@ def _cameras(manifest: Manifest) -> list[Finding]:
         blocked = [row for row in queries if gallery_cameras.get(manifest.pid[row]) == {manifest.camid[row]}]
         if len(cameras) == 1:
             text = (
-                f"query and gallery are under one camera (camid {next(iter(cameras))}): protocol market1501 would leave "
-                f"out all {len(queries)} queries; evaluate with protocol no_camera"
+                f"query and gallery are under one camera (camid {next(iter(cameras))}): protocol market1501 "
+                f"would leave out all {len(queries)} queries; evaluate with protocol no_camera"
             )
             found.append(Finding("problem", "one_camera", text, len(queries)))
             blocked = []
@@ -150,13 +171,16 @@ def _cameras(manifest: Manifest) -> list[Finding]:
         found += finding(
             "problem",
             "query_under_same_camera_only",
-            f"of {len(queries)} queries have gallery images of their identity under their own camera only: protocol "
-            "market1501 leaves them out, protocol no_camera keeps them",
+            f"of {len(queries)} queries have gallery images of their identity under their own camera only: "
+            f"protocol market1501 leaves them out, protocol no_camera keeps them",
             (manifest.path[row] for row in blocked),
         )
     seen = defaultdict(set)
-    for pid, camid, split in zip(manifest.pid, manifest.camid, manifest.split):
+    for pid, camid, split in zip(manifest.pid, manifest.camid, manifest.split, strict=True):
         if split == "train":
             seen[pid].add(camid)
     lonely = [pid for pid, under in seen.items() if len(under) == 1]
-    return [*found, *finding("note", "single_camera_ids", "train identities are seen by one camera only", lonely)]
+    return [
+        *found,
+        *finding("note", "single_camera_ids", "train identities are seen by one camera only", lonely),
+    ]

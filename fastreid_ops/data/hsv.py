@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Colour alone: an HSV histogram in six horizontal stripes, the baseline every trained system must beat.
 
-The image is resized to 60 rows x 32 columns (bilinear, antialiased) and the middle 20 columns are kept: a tight
-pedestrian box is mostly background at its sides, and without this window the same histogram scores .20 mAP instead
-of .41 on the packaged crops. Each stripe of 10 rows gives a joint histogram of 8 hues x 4 saturations x 4 values
-(Pillow's HSV, 0-255 in each band, bin = value * bins // 256); the square root of the relative frequencies makes the
-Euclidean distance between two descriptors the Hellinger distance, and every descriptor has length 1, so Euclidean
-and cosine distance rank alike.
+The image is resized to 60 rows x 32 columns (bilinear, antialiased) and the middle 20 columns are kept: a
+tight pedestrian box is mostly background at its sides, and without this window the same histogram scores .20
+mAP instead of .41 on the packaged crops. Each stripe of 10 rows gives a joint histogram of 8 hues x 4
+saturations x 4 values (Pillow's HSV, 0-255 in each band, bin = value * bins // 256); the square root of the
+relative frequencies makes the Euclidean distance between two descriptors the Hellinger distance, and every
+descriptor has length 1, so Euclidean and cosine distance rank alike.
 
-On the packaged crops (one camera with two pseudo-cameras, eleven people; 563 queries, same identity under the same
-pseudo-camera removed): mAP .408, Rank-1 .433. A random ranking scores .063 and .041.
+On the packaged crops (one camera with two pseudo-cameras, eleven people; 563 queries, same identity under the
+same pseudo-camera removed): mAP .408, Rank-1 .433. A random ranking scores .063 and .041.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def hsv_stripes(image: Image.Image) -> np.ndarray:
         image: any PIL image; modes other than RGB are converted as Pillow does.
 
     Returns:
-        float32 array of shape (768,), non-negative, Euclidean length 1; compare by Euclidean or cosine distance.
+        float32 array of shape (768,), non-negative, Euclidean length 1; compare by Euclidean or cosine
+        distance.
 
     Raises:
         TypeError: if `image` is no PIL image.

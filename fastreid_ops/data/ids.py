@@ -42,7 +42,8 @@ def whole(value: object) -> int:
 
 
 def identity(value: object) -> int | str:
-    """An id of any kind: plain decimal text is that number, so `7` and `"7"` are one id; all other text stays text.
+    """An id of any kind: plain decimal text is that number, so `7` and `"7"` are one id; all other text stays
+    text.
 
     `"007"` stays text. Refused: negative numbers (Market-1501 marks junk boxes with -1), `1.0` and words that
     spreadsheets write for a missing value, since each of them is more often an accident than an id.
@@ -61,7 +62,11 @@ def identity(value: object) -> int | str:
 def split_name(value: object) -> str:
     """One of train, query and gallery, exactly."""
     if value not in SPLITS:
-        hint = ", which are the two halves of a test set" if str(value).strip().lower() in ("test", "val") else ""
+        hint = (
+            ", which are the two halves of a test set"
+            if str(value).strip().lower() in ("test", "val")
+            else ""
+        )
         raise ValueError(f"got {value!r}, expected 'train', 'query' or 'gallery'{hint}")
     return str(value)
 

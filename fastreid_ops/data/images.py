@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading one image file: either an upright RGB picture or a BadImageError, never a hang and never a guess.
 
-How other modes become RGB: grey is repeated; 16-bit grey is taken as full range (0-65535) and rounded to 8 bits;
-palettes are looked up; anything with transparency is laid on white; CMYK, YCbCr and HSV follow Pillow's own
-conversion. Refused: 32-bit and floating-point pixels (their range is unknown), animations and multi-page files
-(which picture is meant is unknown), everything truncated, empty, over the limits below, or no regular file.
+How other modes become RGB: grey is repeated; 16-bit grey is taken as full range (0-65535) and rounded to 8
+bits; palettes are looked up; anything with transparency is laid on white; CMYK, YCbCr and HSV follow Pillow's
+own conversion. Refused: 32-bit and floating-point pixels (their range is unknown), animations and multi-page
+files (which picture is meant is unknown), everything truncated, empty, over the limits below, or no regular
+file.
 """
 
 from __future__ import annotations
@@ -20,11 +21,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
-# The picture formats that need no outside program. PostScript, for one, would start Ghostscript.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
-# An 8K video frame has 33.2 million pixels; a person crop has a few thousand. Checked before anything is decoded.
+# The picture formats that need no outside program (PostScript, for one, would start Ghostscript). Imported by
+# name, since a plugin registers its format when imported and Pillow fails on a list with one that is missing:
+# WebP is, where Pillow was built without it. JPEG includes the multi-picture MPO files of telephones.
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        JpegImagePlugin.JpegImageFile,
+        PngImagePlugin.PngImageFile,
+        BmpImagePlugin.BmpImageFile,
+        WebPImagePlugin.WebPImageFile,
+        TiffImagePlugin.TiffImageFile,
+        PpmImagePlugin.PpmImageFile,
+        GifImagePlugin.GifImageFile,
+    )
+    if plugin.format in Image.OPEN
+)
+# An 8K video frame has 33.2 million pixels; a person crop has a few thousand. Checked before anything is
+# decoded.
 MAX_PIXELS = 2**25
 MAX_BYTES = 2**28
 # What Pillow's decoders raise on malformed data; SyntaxError is its word for a broken header.
@@ -77,13 +103,13 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises:
         BadImageError: whatever is wrong with the file, its size or its content.
-        RuntimeError: if `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` has been switched on, which would turn the missing
-            part of every truncated file into grey without a word.
+        RuntimeError: if `PIL.ImageFile.LOAD_TRUNCATED_IMAGES` has been switched on, which would turn the
+            missing part of every truncated file into grey without a word.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise RuntimeError(
-            "read_image: PIL.ImageFile.LOAD_TRUNCATED_IMAGES: got True, expected False; other code of this process "
-            "switched it on, and truncated images would be read as if they were whole"
+            "read_image: PIL.ImageFile.LOAD_TRUNCATED_IMAGES: got True, expected False; other code of this "
+            "process switched it on, and truncated images would be read as if they were whole"
         )
     data = read_bytes(path)
     try:
@@ -111,7 +137,9 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         BadImageError: for folders, pipes, devices, missing, unreadable, empty and oversized files.
     """
     # Non-blocking: opening a pipe that nobody writes to would otherwise wait for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    flags = (
+        os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    )
     try:
         descriptor = os.open(path, flags)
     except (OSError, ValueError) as error:
@@ -139,8 +167,8 @@ def _refusal(image: Image.Image, data: bytes) -> str | None:
         return f"{width} x {height} pixels, more than {MAX_PIXELS} (images.MAX_PIXELS)"
     if image.format != "MPO" and getattr(image, "is_animated", False):
         return "several pictures in one file (an animation or pages)"
-    # A copy that broke off is often filled up with zeros, which a JPEG decoder takes for picture data. A whole file
-    # has its end marker after its last scan.
+    # A copy that broke off is often filled up with zeros, which a JPEG decoder takes for picture data. A
+    # whole file has its end marker after its last scan.
     if image.format in ("JPEG", "MPO") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         return "truncated: no end-of-image marker after the last scan"
     return None
@@ -156,11 +184,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         if "transparency" in image.info:
             raise BadImageError("", "16-bit grey with a transparent value is not supported")
         levels = np.asarray(image).astype(np.int64)
-        # round(v / 257) maps 0 ... 65535 onto 0 ... 255; Pillow itself would clip everything above 255 to white.
+        # round(v / 257) maps 0 ... 65535 onto 0 ... 255; Pillow itself would clip everything above 255 to
+        # white.
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise BadImageError("", f"pixels of mode {image.mode} have no known range")
@@ -177,9 +206,10 @@ class BadImagePolicy:
     """What happens to images that cannot be read; every one of them is counted and listed.
 
     Attributes:
-        mode: "raise" stops at the first, naming it. "skip" leaves the image out of an evaluation; "replace" puts a
-            picture of the mean colour in its place there, so that rows keep their numbers. In training both give
-            the slot to another image of the same identity: a batch keeps its size and its P x K composition.
+        mode: "raise" stops at the first, naming it. "skip" leaves the image out of an evaluation; "replace"
+            puts a picture of the mean colour in its place there, so that rows keep their numbers. In training
+            both give the slot to another image of the same identity: a batch keeps its size and its P x K
+            composition.
         files: bad file -> reason.
         uses: how often a bad file came up.
     """
@@ -190,7 +220,9 @@ class BadImagePolicy:
 
     def __post_init__(self) -> None:
         if self.mode not in POLICIES:
-            raise ValueError(f"BadImagePolicy: mode: got {self.mode!r}, expected one of {', '.join(POLICIES)}")
+            raise ValueError(
+                f"BadImagePolicy: mode: got {self.mode!r}, expected one of {', '.join(POLICIES)}"
+            )
 
     def record(self, path: str | os.PathLike[str], reason: str) -> None:
         """Count and list a bad file, or raise BadImageError where the mode is "raise"."""

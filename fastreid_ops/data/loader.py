@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of tensors from a manifest: the same bytes for any number of workers and from any starting step.
 
-The augmentation of an item is drawn from `SeedSequence([seed, epoch, step, slot])` and from nothing else. Workers
-send images or the reason why there is none; counting, refusing and listing happen in the calling process.
+The augmentation of an item is drawn from `SeedSequence([seed, epoch, step, slot])` and from nothing else.
+Workers send images or the reason why there is none; counting, refusing and listing happen in the calling
+process.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class _Result(NamedTuple):
 class _Reader(Dataset):
     """Turns a task into images, in whichever process it runs."""
 
-    def __init__(self, manifest: Manifest, transform: EvalTransform, stand_ins: list[int] | None, keep: bool) -> None:
+    def __init__(
+        self, manifest: Manifest, transform: EvalTransform, stand_ins: list[int] | None, keep: bool
+    ) -> None:
         self.files = [manifest.file(row) for row in range(len(manifest))]
         self.transform = transform
         self.same: dict[int, list[int]] = {}
@@ -124,7 +127,12 @@ class _Loader:
     """What both loaders share: tasks in, results out, in order."""
 
     def __init__(
-        self, manifest: Manifest, reader: _Reader, workers: int, policy: BadImagePolicy | None, cache_images: bool
+        self,
+        manifest: Manifest,
+        reader: _Reader,
+        workers: int,
+        policy: BadImagePolicy | None,
+        cache_images: bool,
     ) -> None:
         owner = type(self).__name__
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
@@ -157,7 +165,9 @@ class _Loader:
             except (RuntimeError, BadImageError) as error:
                 names = ", ".join(str(self._reader.files[row]) for row in task.rows[:4])
                 more = f" and {len(task.rows) - 4} more" if len(task.rows) > 4 else ""
-                raise RuntimeError(f"{type(self).__name__}: failed while loading {names}{more}: {error}") from error
+                raise RuntimeError(
+                    f"{type(self).__name__}: failed while loading {names}{more}: {error}"
+                ) from error
             yield finish(task, result)
 
     def _batch(self, result: _Result, labels: Sequence[int] | None) -> Batch:
@@ -179,16 +189,19 @@ class TrainLoader(_Loader):
         labels: class label of every row, 0 ... n-1.
         batches: a sampler such as `PKBatches` over the same rows.
         transform: such as `TrainTransform`; called as transform(image, rng).
-        seed: whole number from 0; with the epoch, the step and the place in the batch it fixes every augmentation.
+        seed: whole number from 0; with the epoch, the step and the place in the batch it fixes every
+            augmentation.
         workers: processes that read ahead; 0 reads in this process. Changes the speed and nothing else.
-        policy: what to do about bad images; "raise" by default. Under "skip" and "replace" the slot goes to another
-            image of the same identity, drawn from the slot's own generator, so a batch keeps its size.
+        policy: what to do about bad images; "raise" by default. Under "skip" and "replace" the slot goes to
+            another image of the same identity, drawn from the slot's own generator, so a batch keeps its
+            size.
         cache_images: decode and resize every image once and keep rows x height x width x 3 bytes in memory.
 
     Raises:
         ValueError: for arguments out of range.
-        BadImageError (while iterating): for a bad image under "raise", and for an identity without a readable image.
-        RuntimeError (while iterating): for a worker that died or a transform that failed, naming the files.
+        BadImageError (while iterating): for a bad image under "raise", and for an identity without a readable
+        image. RuntimeError (while iterating): for a worker that died or a transform that failed, naming the
+        files.
     """
 
     def __init__(
@@ -221,11 +234,14 @@ class TrainLoader(_Loader):
         """The batches of one epoch from `start_step` on; those left out are never read.
 
         Raises:
-            ValueError: if `start_step` is outside 0 ... len_epoch(epoch), or a batch names a row that is not there.
+            ValueError: if `start_step` is outside 0 ... len_epoch(epoch), or a batch names a row that is not
+                there.
         """
         batches = self.batches.epoch(epoch)
         if not 0 <= start_step <= len(batches):
-            raise ValueError(f"TrainLoader.iterate: start_step: got {start_step}, expected 0 to {len(batches)}")
+            raise ValueError(
+                f"TrainLoader.iterate: start_step: got {start_step}, expected 0 to {len(batches)}"
+            )
         outside = [row for batch in batches for row in batch if not 0 <= row < len(self.manifest)]
         if outside:
             most = len(self.manifest) - 1
@@ -241,7 +257,9 @@ class TrainLoader(_Loader):
             self.policy.record(path, reason)
         if len(result.rows) != len(task.rows):
             path, reason = result.bad[-1]
-            raise BadImageError(path, f"{reason}; no image of its identity can be read, so the batch cannot be filled")
+            raise BadImageError(
+                path, f"{reason}; no image of its identity can be read, so the batch cannot be filled"
+            )
         return self._batch(result, self.labels)
 
 
@@ -251,9 +269,10 @@ class EvalLoader(_Loader):
     Args:
         manifest: rows to read. transform: such as `EvalTransform`. batch_size: images in a batch.
         workers, cache_images: as in `TrainLoader`.
-        policy: "skip" leaves bad images out, so that `Batch.index` has gaps; "replace" gives zeros, the mean colour.
-        labels: class label of every row; without it `Batch.pids` is None, since labels made from one part of a data
-            set (its queries, say) must not be compared with those of another.
+        policy: "skip" leaves bad images out, so that `Batch.index` has gaps; "replace" gives zeros, the mean
+            colour.
+        labels: class label of every row; without it `Batch.pids` is None, since labels made from one part of
+            a data set (its queries, say) must not be compared with those of another.
     """
 
     def __init__(
@@ -270,7 +289,9 @@ class EvalLoader(_Loader):
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"EvalLoader: batch_size: got {batch_size!r}, expected a whole number from 1")
         if labels is not None and len(labels) != len(manifest):
-            raise ValueError(f"EvalLoader: labels: got {len(labels)}, expected {len(manifest)}, one for each row")
+            raise ValueError(
+                f"EvalLoader: labels: got {len(labels)}, expected {len(manifest)}, one for each row"
+            )
         keep = policy is not None and policy.mode == "replace"
         super().__init__(manifest, _Reader(manifest, transform, None, keep), workers, policy, cache_images)
         self.batch_size = batch_size
@@ -294,4 +315,3 @@ class EvalLoader(_Loader):
 
 def _as_it_is(result: _Result) -> _Result:
     return result
-

@@ -30,7 +30,8 @@ class Manifest:
         modality, clothes, tracklet, frame: optional columns; None where the data set has none.
 
     Raises:
-        ValueError, TypeError: `Manifest: column[row]: got X, expected Y` for the first cell that breaks a rule.
+        ValueError, TypeError: `Manifest: column[row]: got X, expected Y` for the first cell that breaks a
+            rule.
     """
 
     root: Path
@@ -56,7 +57,9 @@ class Manifest:
                 except (ValueError, TypeError) as error:
                     raise type(error)(f"Manifest: {name}[{row}]: {error}") from None
             if len(checked) != len(self.path):
-                raise ValueError(f"Manifest: {name}: got {len(checked)} values, expected {len(self.path)} as in path")
+                raise ValueError(
+                    f"Manifest: {name}: got {len(checked)} values, expected {len(self.path)} as in path"
+                )
             object.__setattr__(self, name, checked)
 
     def __len__(self) -> int:
@@ -73,12 +76,16 @@ class Manifest:
         outside = [row for row in rows if not 0 <= row < len(self)]
         if outside:
             raise ValueError(f"Manifest.take: indices: got {outside[0]}, expected 0 to {len(self) - 1}")
-        return replace(self, **{name: [values[row] for row in rows] for name, values in self.columns().items()})
+        return replace(
+            self, **{name: [values[row] for row in rows] for name, values in self.columns().items()}
+        )
 
     def select(self, split: str) -> Manifest:
         """The rows of one split, in order; may be empty."""
         if split not in ids.SPLITS:
-            raise ValueError(f"Manifest.select: split: got {split!r}, expected one of {', '.join(ids.SPLITS)}")
+            raise ValueError(
+                f"Manifest.select: split: got {split!r}, expected one of {', '.join(ids.SPLITS)}"
+            )
         return self.take(row for row, name in enumerate(self.split) if name == split)
 
     def pids(self) -> list[int | str]:
@@ -86,7 +93,8 @@ class Manifest:
         return ids.in_order(self.pid)
 
     def label_map(self) -> dict[int | str, int]:
-        """Identity -> class label 0 ... n-1 in the order of `pids()`: the same for every process and every run."""
+        """Identity -> class label 0 ... n-1 in the order of `pids()`: the same for every process and every
+        run."""
         return {pid: label for label, pid in enumerate(self.pids())}
 
     def labels(self, label_map: Mapping[int | str, int]) -> list[int]:
@@ -98,8 +106,8 @@ class Manifest:
         unknown = [pid for pid in self.pids() if pid not in label_map]
         if unknown:
             raise ValueError(
-                f"Manifest.labels: label_map: got no label for {len(unknown)} identities such as {unknown[0]!r}, "
-                f"expected all {len(self.pids())}"
+                f"Manifest.labels: label_map: got no label for {len(unknown)} identities such as "
+                f"{unknown[0]!r}, expected all {len(self.pids())}"
             )
         return [label_map[pid] for pid in self.pid]
 
@@ -108,19 +116,22 @@ class Manifest:
         return self.root / self.path[index]
 
     def problems(self) -> list[str]:
-        """What is wrong with the labels, a sentence each, without touching a file. `check_data` adds the files."""
+        """What is wrong with the labels, a sentence each, without touching a file. `check_data` adds the
+        files."""
         return [finding.text for finding in checks.label_findings(self) if finding.level == "problem"]
 
     @classmethod
     def read_csv(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Manifest:
-        """Read a manifest: UTF-8, commas, header with path,pid,camid,split and any of modality,clothes,tracklet,frame.
+        """Read a manifest: UTF-8, commas, header with path,pid,camid,split and any of
+        modality,clothes,tracklet,frame.
 
         Args:
             path: the CSV file.
             root: folder that relative paths start from; the CSV file's own folder when None.
 
         Raises:
-            ManifestError: a ValueError listing what is wrong as `file:line: column: got X, expected Y`. Refused as
+            ManifestError: a ValueError listing what is wrong as `file:line: column: got X, expected Y`.
+                Refused as
                 well: one path twice in the same split, one path with two identities or cameras, and ids that
                 differ only by leading zeros. Files are not looked for; `datasets.csv_file.read` does that.
         """
@@ -158,14 +169,20 @@ def _contradictions(file: Path, columns: dict[str, list], lines: list[int]) -> l
         first = seen.setdefault(path, row)
         earlier = used.setdefault((path, split), line)
         if earlier != line:
-            problems.append(f"{file}:{line}: path: got {path!r} again in split {split}, first on line {earlier}")
+            problems.append(
+                f"{file}:{line}: path: got {path!r} again in split {split}, first on line {earlier}"
+            )
         for name in ("pid", "camid"):
             if columns[name][first] != columns[name][row]:
                 was, now = columns[name][first], columns[name][row]
-                problems.append(f"{file}:{line}: {name}: got {now!r}, but line {lines[first]} gives {path!r} {was!r}")
+                problems.append(
+                    f"{file}:{line}: {name}: got {now!r}, but line {lines[first]} gives {path!r} {was!r}"
+                )
         other, place = names.setdefault(checks.bare_id(pid), (pid, line))
         if other != pid:
-            problems.append(f"{file}:{line}: pid: got {pid!r}, but line {place} writes {other!r}; expected one writing")
+            problems.append(
+                f"{file}:{line}: pid: got {pid!r}, but line {place} writes {other!r}; expected one writing"
+            )
         if len(problems) >= manifest_csv.MOST_PROBLEMS:
             break
     return problems

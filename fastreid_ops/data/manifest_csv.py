@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests as CSV files: UTF-8, comma-separated, one header line. What is not plain is refused with file and line."""
+"""Manifests as CSV files: UTF-8, comma-separated, one header line. What is not plain is refused with file and
+line."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ _OTHER_WORDS = {
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used. `problems` holds one sentence each, with file and line where there is one."""
+    """A manifest that cannot be used. `problems` holds one sentence each, with file and line where there is
+    one."""
 
     def __init__(self, problems: Sequence[str] | str) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -74,11 +76,11 @@ def parse(path: Path) -> tuple[dict[str, list], list[int]]:
         raise ManifestError(f"{path}: got a header and no rows, expected one row for each image")
     columns: dict[str, list] = {name: [] for name in names}
     problems: list[str] = []
-    for row, line in zip(rows, lines):
+    for row, line in zip(rows, lines, strict=True):
         if len(row) != len(names):
             problems.append(f"{path}:{line}: got {len(row)} cells, expected {len(names)} ({','.join(names)})")
         else:
-            for name, cell in zip(names, row):
+            for name, cell in zip(names, row, strict=True):
                 try:
                     columns[name].append(COLUMNS[name](cell))
                 except ValueError as error:
@@ -109,7 +111,9 @@ def _decode(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         byte = data[error.start]
-        raise ManifestError(f"{path}:{line}: got byte 0x{byte:02x}, which is no UTF-8, expected UTF-8 text") from error
+        raise ManifestError(
+            f"{path}:{line}: got byte 0x{byte:02x}, which is no UTF-8, expected UTF-8 text"
+        ) from error
 
 
 def _check_header(path: Path, names: list[str]) -> None:
@@ -120,7 +124,9 @@ def _check_header(path: Path, names: list[str]) -> None:
                 raise ManifestError(f"{where}: got cells separated by {word}, expected commas")
     problems = []
     if not set(names) & set(COLUMNS) and any("." in name or name.isdigit() for name in names):
-        raise ManifestError(f"{where}: got {','.join(names)[:80]!r}, expected column names: path,pid,camid,split")
+        raise ManifestError(
+            f"{where}: got {','.join(names)[:80]!r}, expected column names: path,pid,camid,split"
+        )
     for name in dict.fromkeys(names):
         if names.count(name) > 1:
             problems.append(f"{where}: got the column {name!r} {names.count(name)} times, expected once")
@@ -130,7 +136,9 @@ def _check_header(path: Path, names: list[str]) -> None:
             problems.append(f"{where}: got the column {name!r}, expected one of {', '.join(COLUMNS)}{meant}")
     missing = [name for name in REQUIRED if name not in names]
     if missing:
-        problems.append(f"{where}: got {', '.join(map(repr, names))}, the column {', '.join(missing)} is missing")
+        problems.append(
+            f"{where}: got {', '.join(map(repr, names))}, the column {', '.join(missing)} is missing"
+        )
     if problems:
         raise ManifestError(problems)
 
@@ -164,9 +172,12 @@ def write(path: Path, columns: dict[str, list]) -> None:
         OSError: if the folder cannot be written to; an older file of that name is then untouched.
     """
     buffer = io.StringIO(newline="")
-    writer = csv.writer(buffer, lineterminator="\n")
+    # Left to itself the writer does not quote a carriage return, which then ends the line when it is read.
+    returns = any("\r" in str(cell) for cells in columns.values() for cell in cells)
+    quoting = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    writer = csv.writer(buffer, lineterminator="\n", quoting=quoting)
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values()))
+    writer.writerows(zip(*columns.values(), strict=True))
     try:
         data = buffer.getvalue().encode("utf-8")
     except UnicodeEncodeError as error:

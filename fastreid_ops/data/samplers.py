@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images make up which batch: pure functions of (seed, epoch), so that a position is just (epoch, step)."""
+"""Which images make up which batch: pure functions of (seed, epoch), so that a position is just (epoch,
+step)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ class Batches(Protocol):
     """What a loader asks of a sampler."""
 
     def epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch as row numbers; the same for the same seed and epoch, whatever came before."""
+        """The batches of one epoch as row numbers; the same for the same seed and epoch, whatever came
+        before."""
         ...
 
     def len_epoch(self, epoch: int) -> int:
@@ -25,17 +27,19 @@ class Batches(Protocol):
 class PKBatches:
     """Batches of P identities with K images each, as batch-hard triplet loss needs them.
 
-    As RandomIdentitySampler of the deep-person-reid repository: in an epoch the images of each identity are shuffled
-    and cut into groups of K; an identity with fewer than K images is drawn from with replacement to make one group;
-    a batch takes one group each from P identities picked at random among those with groups left; the epoch ends when
-    fewer than P identities have groups left. Epochs therefore differ in length: ask `len_epoch`.
+    As RandomIdentitySampler of the deep-person-reid repository: in an epoch the images of each identity are
+    shuffled and cut into groups of K; an identity with fewer than K images is drawn from with replacement to
+    make one group; a batch takes one group each from P identities picked at random among those with groups
+    left; the epoch ends when fewer than P identities have groups left. Epochs therefore differ in length: ask
+    `len_epoch`.
 
     Args:
         labels: class label of every row, integers.
         p: identities in a batch. k: images of each.
         seed: whole number from 0.
-        remainder: what becomes of the images left over when an identity's number of images is no multiple of K:
-            "drop" leaves them out of this epoch as the source does; "fill" completes the group with other images
+        remainder: what becomes of the images left over when an identity's number of images is no multiple of
+            K: "drop" leaves them out of this epoch as the source does; "fill" completes the group with other
+                images
             of the identity, so that every group-able image is seen.
 
     Raises:
@@ -56,15 +60,16 @@ class PKBatches:
             rows[label].append(row)
         if len(rows) < p:
             raise ValueError(
-                f"PKBatches: p: got {p} identities in a batch, expected at most {len(rows)}, the number of identities "
-                f"among the {values.size} images; lower p (and raise k to keep the batch size)"
+                f"PKBatches: p: got {p} identities in a batch, expected at most {len(rows)}, the number of "
+                f"identities among the {values.size} images; lower p (and raise k to keep the batch size)"
             )
         self.p, self.k, self.seed, self.remainder = p, k, seed, remainder
         self._rows = [np.array(rows[label]) for label in sorted(rows)]
         self._length: tuple[int, int] | None = None
 
     def epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch; each lists the K rows of its first identity, then of its second, and so on."""
+        """The batches of one epoch; each lists the K rows of its first identity, then of its second, and so
+        on."""
         rng = _generator(self.seed, epoch)
         groups = [self._groups(rows, rng) for rows in self._rows]
         left = list(range(len(groups)))
@@ -80,7 +85,9 @@ class PKBatches:
         if len(rows) < self.k:
             return [rng.choice(rows, self.k, replace=True).tolist()]
         order = rng.permutation(rows)
-        groups = [order[start : start + self.k].tolist() for start in range(0, len(order) - self.k + 1, self.k)]
+        groups = [
+            order[start : start + self.k].tolist() for start in range(0, len(order) - self.k + 1, self.k)
+        ]
         over = len(order) % self.k
         if over and self.remainder == "fill":
             others = rng.choice(order[:-over], self.k - over, replace=False)
@@ -109,7 +116,9 @@ class ShuffledBatches:
         for name, value, least in (("count", count, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
             _whole(type(self).__name__, name, value, least)
         if drop_last and count < batch_size:
-            raise ValueError(f"ShuffledBatches: batch_size: got {batch_size}, expected at most {count}, all images")
+            raise ValueError(
+                f"ShuffledBatches: batch_size: got {batch_size}, expected at most {count}, all images"
+            )
         self.count, self.batch_size, self.seed, self.drop_last = count, batch_size, seed, drop_last
 
     def epoch(self, epoch: int) -> list[list[int]]:
@@ -131,5 +140,6 @@ def _whole(owner: str, name: str, value: object, least: int) -> None:
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:
     _whole("epoch", "epoch", epoch, 0)
-    # The last word keeps this stream apart from the loaders' [seed, epoch, step, slot]: SeedSequence pads with zeros.
+    # The last word keeps this stream apart from the loaders' [seed, epoch, step, slot]: SeedSequence pads
+    # with zeros.
     return np.random.default_rng(np.random.SeedSequence([int(seed), int(epoch), 2**32 - 1]))

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """From a picture to network input, with NumPy and Pillow; every random number comes from the generator given.
 
-Sources: resizing, padding, cropping, flipping and erasing as in "Bag of Tricks and A Strong Baseline for Deep Person
-Re-identification" (Luo et al., 2019); erasing from "Random Erasing Data Augmentation" (Zhong et al., 2017) with the
-sampling of the deep-person-reid repository; colour jitter with the factors and the random order of torchvision.
+Sources: resizing, padding, cropping, flipping and erasing as in "Bag of Tricks and A Strong Baseline for Deep
+    Person
+Re-identification" (Luo et al., 2019); erasing from "Random Erasing Data Augmentation" (Zhong et al., 2017)
+with the sampling of the deep-person-reid repository; colour jitter with the factors and the random order of
+torchvision.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class EvalTransform:
         """The part without chance: uint8 array of shape (height, width, 3).
 
         Args:
-            image: PIL image, or an RGB uint8 array of shape (H, W, 3), which is passed through at the right size.
+            image: PIL image, or an RGB uint8 array of shape (H, W, 3), which is passed through at the right
+                size.
 
         Raises:
             TypeError, ValueError: for anything else.
@@ -60,7 +63,9 @@ class EvalTransform:
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 got = f"{image.dtype} array of shape {image.shape}"
-                raise ValueError(f"{type(self).__name__}: image: got {got}, expected uint8 of shape (H, W, 3)")
+                raise ValueError(
+                    f"{type(self).__name__}: image: got {got}, expected uint8 of shape (H, W, 3)"
+                )
             if image.shape[:2] == (self.height, self.width):
                 return image
             image = Image.fromarray(image)
@@ -68,7 +73,9 @@ class EvalTransform:
             got = type(image).__name__
             raise TypeError(f"{type(self).__name__}: image: got {got}, expected a PIL image or a uint8 array")
         if image.mode != "RGB":
-            raise ValueError(f"{type(self).__name__}: image: got mode {image.mode}, expected RGB as read_image gives")
+            raise ValueError(
+                f"{type(self).__name__}: image: got mode {image.mode}, expected RGB as read_image gives"
+            )
         if image.size != (self.width, self.height):
             image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
         return np.asarray(image)
@@ -97,16 +104,17 @@ class TrainTransform(EvalTransform):
     """Resize, flip, pad and crop, colour jitter, normalise, erase, in this order.
 
     Attributes:
-        crop_padding: pixels added on every side before a window of the original size is cut at a random place; 0: off.
+        crop_padding: pixels added on every side before a window of the original size is cut at a random
+            place; 0: off.
         padding_fill: "mean" pads with the mean colour (0 after normalisation), "black" as the sources do.
         flip: probability of a horizontal flip.
         erasing: probability of random erasing.
         erasing_area: smallest and largest erased area as a fraction of the image (uniform).
-        erasing_aspect: smallest height / width of the erased rectangle; its inverse is the largest (uniform, not
-            logarithmic, as in the source). Rectangles as high or as wide as the image are drawn again, up to 100
-            times; then nothing is erased.
-        erasing_fill: painted value in normalised units, one number or one for each channel. 0, the default, is
-            the mean colour. The deep-person-reid repository paints (0.485, 0.456, 0.406) in these units.
+        erasing_aspect: smallest height / width of the erased rectangle; its inverse is the largest (uniform,
+            not logarithmic, as in the source). Rectangles as high or as wide as the image are drawn again, up
+            to 100 times; then nothing is erased.
+        erasing_fill: painted value in normalised units, one number or one for each channel. 0, the default,
+            is the mean colour. The deep-person-reid repository paints (0.485, 0.456, 0.406) in these units.
         brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0: off.
         hue: shift uniform in [-x, x] as a fraction of the colour circle, at most 0.5; 0: off.
         jitter: probability that an image is jittered at all.
@@ -135,7 +143,12 @@ class TrainTransform(EvalTransform):
         for name in ("flip", "erasing", "jitter"):
             if not 0 <= getattr(self, name) <= 1:
                 self._refuse(name, "a probability from 0 to 1")
-        for name, most in (("brightness", np.inf), ("contrast", np.inf), ("saturation", np.inf), ("hue", 0.5)):
+        for name, most in (
+            ("brightness", np.inf),
+            ("contrast", np.inf),
+            ("saturation", np.inf),
+            ("hue", 0.5),
+        ):
             if not (0 <= getattr(self, name) <= most and np.isfinite(getattr(self, name))):
                 self._refuse(name, "a number from 0" + (" to 0.5" if name == "hue" else ""))
         object.__setattr__(self, "erasing_area", tuple(float(value) for value in self.erasing_area))
@@ -169,7 +182,8 @@ class TrainTransform(EvalTransform):
         return result
 
     def shift(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Pad by `crop_padding` and cut the original size at a uniformly random place: a shift by up to the padding."""
+        """Pad by `crop_padding` and cut the original size at a uniformly random place: a shift by up to the
+        padding."""
         height, width, most = *pixels.shape[:2], self.crop_padding
         down, right = (int(value) for value in rng.integers(-most, most, size=2, endpoint=True))
         if self.padding_fill == "mean":
@@ -180,11 +194,14 @@ class TrainTransform(EvalTransform):
         rows, columns = height - abs(down), width - abs(right)
         if rows > 0 and columns > 0:
             to_y, from_y, to_x, from_x = max(down, 0), max(-down, 0), max(right, 0), max(-right, 0)
-            result[to_y : to_y + rows, to_x : to_x + columns] = pixels[from_y : from_y + rows, from_x : from_x + columns]
+            result[to_y : to_y + rows, to_x : to_x + columns] = pixels[
+                from_y : from_y + rows, from_x : from_x + columns
+            ]
         return result
 
     def recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Brightness, contrast, saturation and hue in a random order, values kept within 0 to 255 after each."""
+        """Brightness, contrast, saturation and hue in a random order, values kept within 0 to 255 after
+        each."""
         result = pixels.astype(np.float32)
         for step in rng.permutation(4):
             strength = (self.brightness, self.contrast, self.saturation, self.hue)[step]
@@ -213,12 +230,15 @@ class TrainTransform(EvalTransform):
             if rows < height and columns < width:
                 top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
                 fill = np.asarray(self.erasing_fill, dtype=np.float32)
-                tensor[:, top : top + rows, left : left + columns] = fill[..., None, None] if fill.ndim else fill
+                tensor[:, top : top + rows, left : left + columns] = (
+                    fill[..., None, None] if fill.ndim else fill
+                )
                 return
 
 
 def turn_hue(pixels: np.ndarray, turn: float) -> np.ndarray:
-    """Shift the hue of (H, W, 3) values from 0 to 255 by `turn` of the colour circle, in Pillow's 8-bit HSV."""
+    """Shift the hue of (H, W, 3) values from 0 to 255 by `turn` of the colour circle, in Pillow's 8-bit
+    HSV."""
     image = Image.fromarray(np.rint(pixels).astype(np.uint8)).convert("HSV")
     hue, saturation, value = image.split()
     hue = hue.point([(level + round(turn * 256)) % 256 for level in range(256)])

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from fastreid_ops.data.loader import EvalLoader
-from fastreid_ops.evaluation import Labels, Protocol, Result, evaluate, ranked_lists
-from fastreid_ops.ops.distance import pairwise_distance
 from torch import Tensor, nn
 
 from fastreid_ops.data.hsv import hsv_stripes
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
+from fastreid_ops.data.loader import EvalLoader
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.engine.extract import Features, extract
 from fastreid_ops.engine.loop import summary
 from fastreid_ops.engine.run_folder import RunFolder
+from fastreid_ops.evaluation import Labels, Protocol, Result, evaluate, ranked_lists
+from fastreid_ops.ops.distance import pairwise_distance
 
 
 @dataclass
@@ -84,7 +84,9 @@ def assess(
 
 
 def assess_colour(data: EvalData, policy: BadImagePolicy) -> Assessment:
-    """Evaluate HSV-stripe histograms (`data.hsv`) on one set, Euclidean; files that `policy` lets pass are left out."""
+    """Evaluate HSV-stripe histograms (`data.hsv`) on one set, Euclidean; files that `policy` lets pass are
+    left out.
+    """
     values, rows = [], []
     for row in range(len(data.files)):
         try:
@@ -149,16 +151,15 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
             for j in entries
         ]
         ranks.append({"query": i, "gallery": shown})
-    figures = {
-        key: value
-        for key, value in result.to_dict().items()
-        if key not in ("ap", "inp", "first_rank", "status", "num_relevant")
-    }
     return {
         "set": data.name,
         "label": data.label,
         "note": data.note,
-        **figures,
+        "protocol": result.protocol.to_dict(),
+        "mAP": result.mAP,
+        "mINP": result.mINP,
+        "cmc": result.cmc,
+        "counts": result.counts,
         "queries": queries,
         "ranked": ranks,
     }

@@ -55,7 +55,7 @@ def describe(device: torch.device) -> dict[str, Any]:
     library = status()
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "fastreid_ops": __version__,
         "native": library.native,

@@ -52,11 +52,13 @@ def plain(value: Any) -> Any:
 
 
 class Metrics:
-    """metrics.jsonl: one object a line, each written whole with one system call, never twice for the same step.
+    """metrics.jsonl: one object a line, each written whole with one system call, never twice for the same
+    step.
 
     A checkpoint stores `position()`; after a resume `truncate()` takes the file back to it, so that the
-    repeated steps do not appear twice. Lines that a full disk refuses are kept and tried again with the next one;
-    until then `position()` raises OSError and no checkpoint is written. `board` is a SummaryWriter or None.
+    repeated steps do not appear twice. Lines that a full disk refuses are kept and tried again with the next
+    one; until then `position()` raises OSError and no checkpoint is written. `board` is a SummaryWriter or
+    None.
     """
 
     def __init__(self, path: Path, board=None):

@@ -50,7 +50,7 @@ def fit(state: TrainState, tools: Tools) -> dict[str, Any] | None:
     """
     config = state.config
     results = None
-    total = tools.loader.batches.len_epoch(min(state.epoch, config.train.epochs - 1))
+    total = tools.loader.len_epoch(min(state.epoch, config.train.epochs - 1))
     progress = Progress(tools.log, config.train.epochs, state.epoch + state.batch / total)
     try:
         while state.epoch < config.train.epochs:
@@ -79,7 +79,7 @@ def train_epoch(state: TrainState, tools: Tools, progress: Progress) -> None:
     config = state.config
     epoch, total, accumulate = (
         state.epoch,
-        tools.loader.batches.len_epoch(state.epoch),
+        tools.loader.len_epoch(state.epoch),
         config.train.accumulate,
     )
     if total == 0:

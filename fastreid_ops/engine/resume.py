@@ -74,4 +74,7 @@ def restore(
     missing = metrics.truncate(content["metrics_position"])
     if missing:
         log.warn(f"metrics.jsonl: {missing} bytes are missing at the end; curves will have a gap")
-    log.say(f"resumed at epoch {state.epoch + 1}, batch {state.batch}, step {state.step}")
+    if state.epoch >= state.config.train.epochs:
+        log.say(f"training was complete at step {state.step}; evaluating it again")
+    else:
+        log.say(f"resumed at epoch {state.epoch + 1}, batch {state.batch}, step {state.step}")

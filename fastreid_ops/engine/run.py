@@ -4,6 +4,7 @@
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from textwrap import shorten
 from typing import Any
 
 from fastreid_ops.config import difference, flatten, to_dict
@@ -29,7 +30,7 @@ from fastreid_ops.engine.run_folder import RunFolder
 from fastreid_ops.engine.state import TrainState, seed_everything
 
 # What a run may end with; each carries its sentence, the traceback goes to log.txt.
-FAILURES = (OSError, ImportError, ValueError, ArithmeticError)
+FAILURES = (OSError, ImportError, ValueError, ArithmeticError, RuntimeError)
 
 
 def run(request: Request) -> None:
@@ -134,7 +135,7 @@ def _describe(request: Request, folder: RunFolder, log: Log, facts: dict[str, An
     log.say(f"run folder: {folder.path}")
     log.say(f"recipe: {recipe}" + (" with" if changed else ", unchanged"))
     for key, (before, now) in changed.items():
-        log.say(f"  {key}: {now!r} (recipe: {before!r})")
+        log.say(f"  {key}: {shorten(repr(now), 100)} (recipe: {shorten(repr(before), 100)})")
     log.say(
         f"device {facts['device']}, {facts['threads']} threads, torch {facts['torch']}, "
         f"kernels {facts['isa'] or 'not loaded'}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK = "run.lock"
+BEFORE_CONFIG = {LOCK, "log.txt", "recipe.txt", "config_diff.json", "environment.json"}
 _held: set[Path] = set()
 
 
@@ -137,8 +138,13 @@ class RunFolder:
 
 
 def _unused(path: Path) -> bool:
-    """Empty, or holding only what a start that was killed at once leaves behind."""
-    return all(child.name == LOCK or child.name.endswith(".tmp") for child in path.iterdir())
+    """Empty, or holding only what a start that ended before config.yaml was written leaves behind."""
+    return all(
+        child.name in BEFORE_CONFIG
+        or child.name.endswith(".tmp")
+        or (child.name == "checkpoints" and child.is_dir() and not any(child.iterdir()))
+        for child in path.iterdir()
+    )
 
 
 def create(folder: str | None, recipe: str) -> RunFolder:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastreid_ops.data.loader import EvalLoader, TrainLoader
-from fastreid_ops.evaluation.protocols import protocol
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
 from fastreid_ops.data.datasets import read_dataset
 from fastreid_ops.data.images import BadImagePolicy
+from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.data.samplers import PKBatches, ShuffledBatches
 from fastreid_ops.data.transforms import EvalTransform, TrainTransform
@@ -23,6 +22,7 @@ from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
+from fastreid_ops.evaluation.protocols import protocol
 from fastreid_ops.models import build_model
 from fastreid_ops.models.weights import load_weights
 
@@ -52,14 +52,18 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
     files = unique_files(query, gallery)
     size = config.data
     transform = EvalTransform(size.height, size.width, tuple(size.mean), tuple(size.std))
-    loader = EvalLoader(files, transform, config.eval.batch_size, size.workers, policy)
+    loader = EvalLoader(
+        files, transform, config.eval.batch_size, size.workers, policy, cache_images=size.cache_images
+    )
     return EvalData(item.name, item.label, item.note, protocol(item.protocol), query, gallery, files, loader)
 
 
 def train_loader(
     config: Config, manifest: Manifest, label_map: dict[Any, int], policy: BadImagePolicy
 ) -> TrainLoader:
-    """Batches (P people x K images, or shuffled) over the training rows, augmented as the `data` section says."""
+    """Batches (P people x K images, or shuffled) over the training rows, augmented as the `data` section
+    says.
+    """
     data = config.data
     labels = manifest.labels(label_map)
     seed, each = config.train.seed, data.images_per_id
@@ -79,7 +83,9 @@ def train_loader(
         contrast=data.contrast,
         saturation=data.saturation,
     )
-    return TrainLoader(manifest, labels, batches, transform, config.train.seed, data.workers, policy)
+    return TrainLoader(
+        manifest, labels, batches, transform, seed, data.workers, policy, cache_images=data.cache_images
+    )
 
 
 def build_network(config: Config, classes: int, device: torch.device) -> nn.Module:

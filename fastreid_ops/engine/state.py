@@ -102,7 +102,7 @@ def capture_random() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": [version, list(internal), gauss],
+        "python": [version, torch.tensor(internal), gauss],
         "numpy": {
             "key": torch.from_numpy(state["state"]["key"].astype(np.int64)),
             "pos": int(state["state"]["pos"]),
@@ -118,7 +118,7 @@ def restore_random(states: dict[str, Any]) -> None:
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(states["cuda"])
     version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(internal.tolist()), gauss))
     kept = states["numpy"]
     np.random.set_state(
         {

@@ -16,15 +16,18 @@ from fastreid_ops.ops.ranking import rank_metrics
 
 
 class Labels(NamedTuple):
-    """Who and where: pids and camids, (N,) integer tensors on the device of the distances. camids may be None where the
-    protocol does not look at cameras."""
+    """Who and where: pids and camids, (N,) integer tensors on the device of the distances. camids may be None
+    where the protocol does not look at cameras."""
 
     pids: Tensor
     camids: Tensor | None = None
 
 
-def evaluate(distance: Tensor, query: Labels, gallery: Labels, protocol: str | Protocol = "market1501") -> Result:
-    """The figures of a (Q, G) distance matrix (small = close) under a protocol, with the result of every query.
+def evaluate(
+    distance: Tensor, query: Labels, gallery: Labels, protocol: str | Protocol = "market1501"
+) -> Result:
+    """The figures of a (Q, G) distance matrix (small = close) under a protocol, with the result of every
+    query.
 
     Shapes, NaN, Ties, Determinism, Memory: as `fastreid_ops.rank_metrics`, which does the work.
 
@@ -61,8 +64,8 @@ def ranked_lists(
 ) -> list[list[int]]:
     """The first k gallery indices of each query, in order, without the entries that the protocol drops.
 
-    A list is shorter than k where fewer entries are left. Ties are ordered by gallery index, as in `evaluate`, so the
-    first match of a list stands at ``first_rank``. Memory: O(G) beyond the matrix.
+    A list is shorter than k where fewer entries are left. Ties are ordered by gallery index, as in
+    `evaluate`, so the first match of a list stands at ``first_rank``. Memory: O(G) beyond the matrix.
 
     Raises:
         TypeError, ValueError: as `evaluate`, but a query without a match is no error here.
@@ -82,7 +85,10 @@ def ranked_lists(
             _checks.size(op, argument, value, 0, distance.shape[dim], "one label for each row or column")
             _checks.same_device(op, argument, value, "distance", distance)
     _checks.finite(op, "distance", distance)
-    return [_first(row, _dropped(q, query, gallery) if drops else None, k) for q, row in enumerate(distance.detach())]
+    return [
+        _first(row, _dropped(q, query, gallery) if drops else None, k)
+        for q, row in enumerate(distance.detach())
+    ]
 
 
 def _dropped(q: int, query: Labels, gallery: Labels) -> Tensor:
@@ -90,7 +96,8 @@ def _dropped(q: int, query: Labels, gallery: Labels) -> Tensor:
 
 
 def _first(row: Tensor, dropped: Tensor | None, k: int) -> list[int]:
-    """The k smallest kept entries by (distance, index): select by the k-th value, then sort the few that are left."""
+    """The k smallest kept entries by (distance, index): select by the k-th value, then sort the few that are
+    left."""
     if dropped is not None:
         kept = (~dropped).nonzero().flatten()
         row = row[kept]
@@ -102,4 +109,3 @@ def _first(row: Tensor, dropped: Tensor | None, k: int) -> list[int]:
         candidates = torch.arange(row.shape[0], device=row.device)
     order = candidates[torch.sort(row[candidates], stable=True).indices][:k]
     return (order if dropped is None else kept[order]).tolist()
-

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protocols as data: everything that two papers may do differently is a field, and is printed with every result."""
+"""Protocols as data: everything that two papers may do differently is a field, and is printed with every
+result."""
 
 from __future__ import annotations
 
@@ -27,10 +28,12 @@ class Protocol:
 
     Attributes:
         name: what it is called in configurations and results.
-        ap: average precision as "step" (n/r_n at each match; torchreid, fast-reid and most papers) or "trapezoid" (the
-            scripts of Market-1501 and CUHK03-NP, up to 1 point lower on Market-1501, up to 3 on CUHK03-NP).
+        ap: average precision as "step" (n/r_n at each match; torchreid, fast-reid and most papers) or
+            "trapezoid" (the scripts of Market-1501 and CUHK03-NP, up to 1 point lower on Market-1501, up to 3
+            on CUHK03-NP).
         ties: order of equal distances; "gallery_index".
-        camera_rule: "same_pid" drops gallery entries with the query's pid and the query's camid, "none" nothing.
+        camera_rule: "same_pid" drops gallery entries with the query's pid and the query's camid, "none"
+            nothing.
         max_rank: length of the CMC.
 
     Raises:
@@ -64,7 +67,8 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Protocol:
-        """The inverse of `to_dict`; unknown fields are errors, since a result read without them would be another one."""
+        """The inverse of `to_dict`; unknown fields are errors, since a result read without them would be
+        another one."""
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown or "name" not in values:

@@ -52,17 +52,21 @@ class Result:
     def rank(self, k: int) -> float:
         """Rank-k accuracy: cmc[k - 1]; k counts from 1 to the protocol's max_rank."""
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.cmc):
-            raise ValueError(f"Result.rank: k: got {k!r}, expected an int from 1 to {len(self.cmc)}, the protocol's max_rank")
+            raise ValueError(
+                f"Result.rank: k: got {k!r}, expected an int from 1 to {len(self.cmc)}, the protocol's max_rank"
+            )
         return self.cmc[k - 1]
 
     def table(self, ranks: tuple[int, ...] = (1, 5, 10)) -> str:
-        """The figures in percent, the queries left out and why, and the protocol, as aligned text. Ranks beyond
-        max_rank are left out."""
+        """The figures in percent, the queries left out and why, and the protocol, as aligned text. Ranks
+        beyond max_rank are left out."""
         names = ["mAP", "mINP"] + [f"Rank-{k}" for k in ranks if k <= len(self.cmc)]
         values = [self.mAP, self.mINP] + [self.rank(k) for k in ranks if k <= len(self.cmc)]
         widths = [max(len(name), 6) for name in names]
         head = "  ".join(name.rjust(width) for name, width in zip(names, widths, strict=True))
-        line = "  ".join(f"{100 * value:.2f}".rjust(width) for value, width in zip(values, widths, strict=True))
+        line = "  ".join(
+            f"{100 * value:.2f}".rjust(width) for value, width in zip(values, widths, strict=True)
+        )
         counts = self.counts
         left_out = [f"{counts[name]} {name.replace('_', ' ')}" for name in _STATUS[1:] if counts[name]]
         size = f"{counts['valid']} of {counts['queries']} queries counted, {self.gallery} gallery images"
@@ -73,7 +77,8 @@ class Result:
     __str__ = table
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings; `counts` comes along for readers and is ignored by `from_dict`."""
+        """Plain lists, numbers and strings; `counts` comes along for readers and is ignored by
+        `from_dict`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {**values, "protocol": self.protocol.to_dict(), "counts": self.counts}
 
@@ -88,15 +93,21 @@ class Result:
         given = {name: value for name, value in values.items() if name != "counts"}
         if set(given) != set(names):
             wrong = sorted(set(given) ^ set(names))
-            raise ValueError(f"Result: fields: got a difference in {', '.join(wrong)}, expected {', '.join(names)}")
+            raise ValueError(
+                f"Result: fields: got a difference in {', '.join(wrong)}, expected {', '.join(names)}"
+            )
         made = cls(**{**given, "protocol": Protocol.from_dict(given["protocol"])})
         lengths = {name: len(getattr(made, name)) for name in _PER_QUERY}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"Result: per-query lists: got lengths {lengths}, expected equal ones")
         if len(made.cmc) != made.protocol.max_rank:
-            raise ValueError(f"Result: cmc: got {len(made.cmc)} entries, expected max_rank = {made.protocol.max_rank}")
+            raise ValueError(
+                f"Result: cmc: got {len(made.cmc)} entries, expected max_rank = {made.protocol.max_rank}"
+            )
         if not set(made.status) <= set(range(len(_STATUS))):
-            raise ValueError(f"Result: status: got {sorted(set(made.status))}, expected codes from 0 to {len(_STATUS) - 1}")
+            raise ValueError(
+                f"Result: status: got {sorted(set(made.status))}, expected codes from 0 to {len(_STATUS) - 1}"
+            )
         return made
 
     def save(self, path: str | os.PathLike[str]) -> Path:

@@ -17,7 +17,9 @@ def rows_and_labels(loss: str, argument: str, rows: Tensor, labels: Tensor) -> N
     if labels.dtype != torch.int64:
         raise TypeError(f"{loss}: labels: got {labels.dtype}, expected torch.int64")
     if rows.dim() != 2 or 0 in rows.shape:
-        raise ValueError(f"{loss}: {argument}: got shape {tuple(rows.shape)}, expected (B, D), both at least 1")
+        raise ValueError(
+            f"{loss}: {argument}: got shape {tuple(rows.shape)}, expected (B, D), both at least 1"
+        )
     if labels.shape != rows.shape[:1]:
         raise ValueError(f"{loss}: labels: got shape {tuple(labels.shape)}, expected ({rows.shape[0]},)")
     if labels.device != rows.device:

@@ -28,7 +28,9 @@ class LabelSmoothedCrossEntropy(nn.Module):
     def __init__(self, epsilon: float = 0.1, *, check_inputs: bool = True) -> None:
         super().__init__()
         if not 0.0 <= epsilon < 1.0:
-            raise ValueError(f"LabelSmoothedCrossEntropy: epsilon: got {epsilon!r}, expected 0 <= epsilon < 1")
+            raise ValueError(
+                f"LabelSmoothedCrossEntropy: epsilon: got {epsilon!r}, expected 0 <= epsilon < 1"
+            )
         self.epsilon = float(epsilon)
         self.check_inputs = check_inputs
 

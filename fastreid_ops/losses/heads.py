@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 
-def mean_over_heads(loss: Callable[[Tensor, Tensor], Tensor], heads: Sequence[Tensor], labels: Tensor) -> Tensor:
+def mean_over_heads(
+    loss: Callable[[Tensor, Tensor], Tensor], heads: Sequence[Tensor], labels: Tensor
+) -> Tensor:
     """Arithmetic mean of ``loss(head, labels)`` over the heads of a `TrainOutput` field (deep supervision).
 
     Raises:

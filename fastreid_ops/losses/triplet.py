@@ -26,9 +26,11 @@ class BatchHardTripletLoss(nn.Module):
     sqrt(max(d^2, 1e-12)) of deep-person-reid. A row without a second row of its label has d_ap = 1e-6, so it only
     pushes its nearest negative away.
 
-    *Shapes* features (B, D), labels (B,) -> 0-d. *NaN* refused by the distance op, by count and row. *Ties* several hardest rows at
-    exactly the same distance share the gradient evenly. *Determinism* as `pairwise_distance`. *Memory* a few B x B
-    matrices.
+    Shapes: features (B, D), labels (B,) -> 0-d.
+    NaN: refused by the distance op, by count and row.
+    Ties: several hardest rows at exactly the same distance share the gradient evenly.
+    Determinism: as `pairwise_distance`.
+    Memory: a few B x B matrices.
 
     Args:
         margin: at least 0 and finite, or ``"soft"``.

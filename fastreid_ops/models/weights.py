@@ -135,10 +135,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     Raises:
         FileNotFoundError, ValueError: see `read_weights`; ValueError also where not one parameter fits.
     """
-    if isinstance(source, Mapping):
-        found = _unwrap(source, "a dict")
-    else:
-        found = read_weights(source)
+    found = _unwrap(source, "a dict") if isinstance(source, Mapping) else read_weights(source)
     while any(name.startswith("module.") for name in found):
         found = _strip(found, "module.")
 

@@ -32,9 +32,11 @@ class RankMetrics(NamedTuple):
         mINP: () float64, mean of ``inp`` over the valid queries.
         ap: (Q,) float64, average precision; 0 for an invalid query.
         inp: (Q,) float64, matches / rank of the last match; 0 for an invalid query.
-        first_rank: (Q,) int64, 1-based rank of the first match among the kept entries; 0 for an invalid query.
+        first_rank: (Q,) int64, 1-based rank of the first match among the kept entries; 0 for an invalid
+            query.
         num_relevant: (Q,) int64, matches that the camera rule keeps.
-        status: (Q,) int64: 0 valid, 1 the pid is not in the gallery, 2 it is there only under the query's own camera.
+        status: (Q,) int64: 0 valid, 1 the pid is not in the gallery, 2 it is there only under the query's own
+            camera.
     """
 
     cmc: Tensor
@@ -61,24 +63,32 @@ def rank_metrics(
 ) -> RankMetrics:
     """CMC, mAP and mINP of a query x gallery distance matrix, with the result of every query.
 
-    For each query the gallery is ordered by distance; ``camera_rule="same_pid"`` (Market-1501) first drops the entries
-    that have both its pid and its camid, ``"none"`` drops nothing. With r_1 < ... < r_P the ranks of the P matches:
-    CMC counts r_1, INP = P / r_P (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", 2021),
-    AP = (1/P) sum n/r_n for ``ap="step"`` and (1/P) sum ((n-1)/(r_n-1) + n/r_n) / 2 for ``"trapezoid"`` (0/0 = 1), as in
-    the Market-1501 and CUHK03-NP scripts (Zheng et al., "Scalable Person Re-identification", 2015; Zhong et al., 2017).
-    A query without a match is invalid: its ``ap`` and ``inp`` are 0, its ``status`` says why, no mean includes it.
+    For each query the gallery is ordered by distance; ``camera_rule="same_pid"`` (Market-1501) first drops
+    the entries that have both its pid and its camid, ``"none"`` drops nothing. With r_1 < ... < r_P the ranks
+    of the P matches, CMC counts r_1 and
 
-    Shapes: distance (Q, G), small = close, float32, float64, bfloat16 or float16, any strides; pids and camids (Q,) and
-        (G,) of any integer dtype; camids may be left out with ``camera_rule="none"``. Q = 0 gives empty per-query
-        results, and zeros for cmc, mAP and mINP; G = 0 is an error. ``max_rank`` may exceed G: past a query's last kept
-        entry its CMC stays at 1 if it was matched.
-    NaN: NaN and Inf are refused, counted and located, unless ``check_finite=False``; then NaN sorts after +Inf. Values
-        cannot be looked at under torch.compile and torch.export: no value check there, NaN sorts last.
+    * INP = P / r_P (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", 2021);
+    * AP = (1/P) sum n/r_n for ``ap="step"``;
+    * AP = (1/P) sum ((n-1)/(r_n-1) + n/r_n) / 2, with 0/0 = 1, for ``ap="trapezoid"``: the scripts of
+      Market-1501 (Zheng et al., "Scalable Person Re-identification", 2015) and CUHK03-NP (Zhong et al.,
+      2017).
+
+    A query without a match is invalid: its ``ap`` and ``inp`` are 0, ``status`` says why, no mean includes
+        it.
+
+    Shapes: distance (Q, G), small = close, float32, float64, bfloat16 or float16, any strides; pids and
+        camids (Q,) and (G,) of any integer dtype; camids may be left out with ``camera_rule="none"``. Q = 0
+        gives empty per-query results, and zeros for cmc, mAP and mINP; G = 0 is an error. ``max_rank`` may
+        exceed G: past a query's last kept entry its CMC stays at 1 if it was matched.
+    NaN: NaN and Inf are refused, counted and located, unless ``check_finite=False``; then NaN sorts after
+        +Inf. Values cannot be looked at under torch.compile and torch.export: no value check there, NaN sorts
+        last.
     Ties: ordered by (distance, gallery index), a total order; -0.0 equals 0.0.
-    Determinism: integer results are exact; AP and the means are float64 sums in a fixed order. Same bits for any thread
-        count, instruction set and device.
-    Memory: 9 float64 or int64 values a query and 4 an image, whatever the layout of distance; each CPU thread 32 bytes
-        per image of the largest identity and 16 KiB of stack; CUDA max(8 G, 64 MiB) bytes more. No copy of distance.
+    Determinism: integer results are exact; AP and the means are float64 sums in a fixed order. Same bits for
+        any thread count, instruction set and device.
+    Memory: 9 float64 or int64 values a query and 4 an image, whatever the layout of distance; each CPU thread
+        32 bytes per image of the largest identity and 16 KiB of stack; CUDA max(8 G, 64 MiB) bytes more. No
+        copy of distance.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -86,7 +96,17 @@ def rank_metrics(
 
     Not differentiable: gradients stop at ``distance``.
     """
-    _check(distance, query_pids, gallery_pids, query_camids, gallery_camids, camera_rule, ap, max_rank, check_finite)
+    _check(
+        distance,
+        query_pids,
+        gallery_pids,
+        query_camids,
+        gallery_camids,
+        camera_rule,
+        ap,
+        max_rank,
+        check_finite,
+    )
     distance = distance.detach()
     pids = _label("query_pids", query_pids), _label("gallery_pids", gallery_pids)
     camids: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -127,9 +147,11 @@ def reference(
     ap: str = "step",
     max_rank: int = 50,
 ) -> RankMetrics:
-    """`rank_metrics` in plain torch: the specification, the tests' oracle, what runs where the native library does not.
+    """`rank_metrics` in plain torch: the specification, the tests' oracle, what runs where the native library
+    does not.
 
-    One stable sort a query, O(G) memory beyond the matrix; same bits as the kernels. Arguments are not checked.
+    One stable sort a query, O(G) memory beyond the matrix; same bits as the kernels. Arguments are not
+    checked.
     """
     queries = distance.shape[0]
     per_query = torch.zeros(2, queries, dtype=torch.float64, device=distance.device)
@@ -172,8 +194,9 @@ def _sum_in_order(values: Tensor) -> float:
 
 
 def _mean(values: Tensor, valid: int) -> Tensor:
-    """The mean over the valid queries (the others are 0), added up as the kernels do: query q goes to partial sum
-    q % SUM_LANES in ascending order, then the upper half of the sums is added to the lower until one is left."""
+    """The mean over the valid queries (the others are 0), added up as the kernels do: query q goes to partial
+    sum q % SUM_LANES in ascending order, then the upper half of the sums is added to the lower until one is
+    left."""
     sums = [_sum_in_order(values[lane::SUM_LANES]) for lane in range(SUM_LANES)]
     while len(sums) > 1:
         half = len(sums) // 2
@@ -204,7 +227,11 @@ def _check(
     _checks.positive_int(_OP, "max_rank", max_rank)
     _checks.flag(_OP, "check_finite", check_finite)
     _checks.not_empty(
-        _OP, "distance", distance, 1, "an empty gallery ranks nothing: check the gallery list and how it was filtered"
+        _OP,
+        "distance",
+        distance,
+        1,
+        "an empty gallery ranks nothing: check the gallery list and how it was filtered",
     )
     camids = [("query_camids", query_camids, 0), ("gallery_camids", gallery_camids, 1)]
     if all(value is None for _, value, _ in camids) and camera_rule == "none":
@@ -216,7 +243,14 @@ def _check(
         value = _checks.tensor(_OP, name, value)
         _checks.dtype(_OP, name, value, _LABELS)
         _checks.rank(_OP, name, value, 1, "(Q,)" if dim == 0 else "(G,)")
-        _checks.size(_OP, name, value, 0, distance.shape[dim], f"one label for each {('row', 'column')[dim]} of distance")
+        _checks.size(
+            _OP,
+            name,
+            value,
+            0,
+            distance.shape[dim],
+            f"one label for each {('row', 'column')[dim]} of distance",
+        )
         _checks.same_device(_OP, name, value, "distance", distance)
 
 
@@ -225,7 +259,9 @@ def _label(name: str, value: Tensor) -> Tensor:
     label = value.to(torch.int64).contiguous()
     if value.dtype == torch.uint64 and _checks.has_values(value) and bool((label < 0).any()):
         count = int((label < 0).sum())
-        raise ValueError(_checks.message(_OP, name, f"{count} labels above 2**63 - 1", "labels that fit int64"))
+        raise ValueError(
+            _checks.message(_OP, name, f"{count} labels above 2**63 - 1", "labels that fit int64")
+        )
     return label
 
 

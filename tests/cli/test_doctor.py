@@ -29,7 +29,10 @@ def test_json_of_this_installation():
     assert facts["torch"] == {"running": torch.__version__, "built with": _C.torch_version}
     assert facts["isa"]["best"] == _C.best_isa().name
     assert facts["libraries"]["_C"] == [os.path.basename(_C.__file__)]
-    assert {name for name, result in facts["checks"].items() if result["ok"]} == {"pairwise_distance", "rank_metrics"}
+    assert {name for name, result in facts["checks"].items() if result["ok"]} == {
+        "pairwise_distance",
+        "rank_metrics",
+    }
     assert "pytest" in facts["extras"]["test"]
 
 
@@ -51,7 +54,7 @@ def test_unknown_instruction_set():
 def test_text_of_this_installation(capsys):
     assert doctor.main([]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"fastreid-ops  {__version__}") or lines[0].split()[:2] == ["fastreid-ops", __version__]
+    assert lines[0].split()[:2] == ["fastreid-ops", __version__]
     assert any(line.split()[:2] == ["rank_metrics", "ok:"] for line in lines)
     assert lines[-1] in ("All is well.", "Works, with the remark above.")
 
@@ -77,7 +80,9 @@ def test_a_check_finds_a_wrong_operator(monkeypatch):
 
 
 def test_native_library_missing(monkeypatch, capsys):
-    status = _library.status()._replace(native=False, reason="the native library was never built", fix="pip install x")
+    status = _library.status()._replace(
+        native=False, reason="the native library was never built", fix="pip install x"
+    )
     monkeypatch.setattr(_library, "status", lambda: status)
     assert doctor.main([]) == 1
     text = capsys.readouterr().out
@@ -85,7 +90,9 @@ def test_native_library_missing(monkeypatch, capsys):
 
 
 def test_torch_missing(tmp_path):
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n")
+    (tmp_path / "torch.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    )
     done = run("--json", PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     (problem,) = json.loads(done.stdout)["problems"]

@@ -13,7 +13,8 @@ from fastreid_ops.data.images import read_image
 
 
 def rank(distance: np.ndarray, pids: np.ndarray, camids: np.ndarray) -> tuple[int, float, float]:
-    """Queries, mAP and Rank-1 with every image as query and as gallery, same pid under the same camera removed."""
+    """Queries, mAP and Rank-1 with every image as query and as gallery, same pid under the same camera
+    removed."""
     precisions, firsts = [], []
     for query in range(len(distance)):
         kept = np.flatnonzero(~((pids == pids[query]) & (camids == camids[query])))
@@ -27,7 +28,9 @@ def rank(distance: np.ndarray, pids: np.ndarray, camids: np.ndarray) -> tuple[in
 
 def test_score_on_the_packaged_crops():
     gallery = sample.read().select("gallery")
-    features = np.stack([hsv_stripes(read_image(gallery.file(i))) for i in range(len(gallery))]).astype(np.float64)
+    features = np.stack([hsv_stripes(read_image(gallery.file(i))) for i in range(len(gallery))]).astype(
+        np.float64
+    )
     pids, camids = np.asarray(gallery.pid), np.asarray(gallery.camid)
     queries, mean_ap, rank1 = rank(1.0 - features @ features.T, pids, camids)
     assert queries == 563
@@ -42,7 +45,8 @@ def test_descriptor_is_a_unit_vector_and_sees_only_the_middle():
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (120, 64, 3), dtype=np.uint8)
     feature = hsv_stripes(Image.fromarray(pixels))
-    assert feature.shape == (DIMENSION,) and feature.dtype == np.float32
+    assert feature.shape == (DIMENSION,)
+    assert feature.dtype == np.float32
     assert np.linalg.norm(feature) == pytest.approx(1.0, abs=1e-6)
     painted = pixels.copy()
     painted[:, :8], painted[:, -8:] = 0, 255
@@ -56,7 +60,9 @@ def test_stripes_do_not_mix():
     pixels[10:20] = (255, 0, 0)
     feature = hsv_stripes(Image.fromarray(pixels)).reshape(6, -1)
     assert np.allclose((feature**2).sum(1), 1 / 6)
-    assert np.array_equal(np.argmax(feature, axis=1) == np.argmax(feature[0]), [True, False, True, True, True, True])
+    assert np.array_equal(
+        np.argmax(feature, axis=1) == np.argmax(feature[0]), [True, False, True, True, True, True]
+    )
 
 
 def test_refuses_what_is_no_image():

@@ -53,8 +53,12 @@ def test_half_precision_is_summed_in_float32():
 
 
 def test_gradcheck():
-    logits = torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: LabelSmoothedCrossEntropy(0.2)(x, torch.tensor([0, 4, 2, 2])), logits)
+    logits = torch.randn(
+        4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: LabelSmoothedCrossEntropy(0.2)(x, torch.tensor([0, 4, 2, 2])), logits
+    )
 
 
 @pytest.mark.parametrize(("label", "text"), [(5, "got 5, expected 0..4"), (-1, "got -1, expected 0..4")])
@@ -66,14 +70,29 @@ def test_label_out_of_range(label, text):
 @pytest.mark.parametrize(
     ("logits", "labels", "error", "text"),
     [
-        (torch.zeros(2, 5, dtype=torch.int64), torch.zeros(2, dtype=torch.int64), TypeError, "logits: got torch.int64"),
+        (
+            torch.zeros(2, 5, dtype=torch.int64),
+            torch.zeros(2, dtype=torch.int64),
+            TypeError,
+            "logits: got torch.int64",
+        ),
         (torch.zeros(2, 5), torch.zeros(2), TypeError, "labels: got torch.float32, expected torch.int64"),
         (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int32), TypeError, "labels: got torch.int32"),
         (torch.zeros(2, 5), [0, 1], TypeError, "labels: got list"),
         (torch.zeros(5), torch.zeros(5, dtype=torch.int64), ValueError, r"logits: got shape \(5,\)"),
         (torch.zeros(0, 5), torch.zeros(0, dtype=torch.int64), ValueError, r"logits: got shape \(0, 5\)"),
-        (torch.zeros(2, 5), torch.zeros(3, dtype=torch.int64), ValueError, r"labels: got shape \(3,\), expected \(2,\)"),
-        (torch.zeros(2, 5), torch.zeros(2, dtype=torch.int64, device="meta"), ValueError, "labels: got device meta"),
+        (
+            torch.zeros(2, 5),
+            torch.zeros(3, dtype=torch.int64),
+            ValueError,
+            r"labels: got shape \(3,\), expected \(2,\)",
+        ),
+        (
+            torch.zeros(2, 5),
+            torch.zeros(2, dtype=torch.int64, device="meta"),
+            ValueError,
+            "labels: got device meta",
+        ),
     ],
 )
 def test_malformed(logits, labels, error, text):

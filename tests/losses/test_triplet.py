@@ -63,7 +63,9 @@ def test_definition_in_float64(margin, seed):
 @pytest.mark.parametrize("margin", [0.3, "soft"])
 def test_gradcheck(margin):
     x, y = clusters(p=3, k=2, d=4, seed=1)
-    assert torch.autograd.gradcheck(lambda f: BatchHardTripletLoss(margin)(f, y), x.requires_grad_(), atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda f: BatchHardTripletLoss(margin)(f, y), x.requires_grad_(), atol=1e-6
+    )
 
 
 def test_rows_without_a_positive_only_push():

@@ -58,7 +58,10 @@ def test_counts(name, golden):
     want = golden.counts()[name]
     model = build_model(name, 751).eval()
     assert sum(p.numel() for p in model.parameters()) == want["P"]
-    assert sum(p.numel() for n, p in model.named_parameters() if not n.startswith("classifier")) == want["headless"]
+    assert (
+        sum(p.numel() for n, p in model.named_parameters() if not n.startswith("classifier"))
+        == want["headless"]
+    )
     assert len(model.state_dict()) == want["keys"]
     assert model.feature_dim == want["attrs"]["feature_dim"]
     macs = 0

@@ -73,7 +73,9 @@ def test_every_trainable_parameter_gets_a_finite_gradient(name, images):
 
 def test_frozen_statistics_stay_while_weights_train(name, images):
     model = make(name).train()
-    assert freeze_batch_norm(model) == sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+    assert freeze_batch_norm(model) == sum(
+        isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()
+    )
     before = copy.deepcopy(model.state_dict())
     output = model(images)
     assert isinstance(output, TrainOutput)
@@ -85,7 +87,9 @@ def test_frozen_statistics_stay_while_weights_train(name, images):
             assert torch.equal(tensor, before[key]), key
     model.train()
     model(images)
-    assert not torch.equal(norms[0].running_mean, before[next(k for k in before if k.endswith("running_mean"))])
+    assert not torch.equal(
+        norms[0].running_mean, before[next(k for k in before if k.endswith("running_mean"))]
+    )
 
 
 def test_same_seed_same_bits(name, images):
@@ -94,7 +98,9 @@ def test_same_seed_same_bits(name, images):
         model = make(name, seed=3).train()
         output = model(images)
         output.logits[0].logsumexp(1).sum().backward()
-        outputs.append([output.features[0].detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        outputs.append(
+            [output.features[0].detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+        )
     for a, b in zip(*outputs, strict=True):
         assert torch.equal(a, b)
     other = make(name, seed=4).state_dict()
@@ -151,11 +157,15 @@ def test_unknown_name_says_the_nearest():
 
 
 def test_unknown_option_says_the_nearest():
-    with pytest.raises(TypeError, match=r"got 'neck_features' for resnet50_bnneck.*did you mean 'neck_feature'"):
+    with pytest.raises(
+        TypeError, match=r"got 'neck_features' for resnet50_bnneck.*did you mean 'neck_feature'"
+    ):
         build_model("resnet50_bnneck", 5, neck_features="after")
 
 
-@pytest.mark.parametrize(("value", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)]
+)
 def test_bad_num_classes(value, error):
     with pytest.raises(error, match="build_model: num_classes: got"):
         build_model("osnet_x0_25", value)

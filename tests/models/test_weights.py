@@ -53,7 +53,9 @@ def test_torchvision_names_reach_the_backbone_of_the_baseline():
 
 
 def test_prefix_of_bag_of_tricks_is_taken_off():
-    source = {f"base.{k}": v for k, v in build_model("resnet50", 3).state_dict().items() if "classifier" not in k}
+    source = {
+        f"base.{k}": v for k, v in build_model("resnet50", 3).state_dict().items() if "classifier" not in k
+    }
     report = load_weights(build_model("resnet50", 4), source)
     assert report.renamed == ("base.", "")
     assert set(report.missing) == {"classifier.weight", "classifier.bias"}
@@ -69,14 +71,18 @@ def test_safetensors(tmp_path):
 
 def test_half_precision_weights_become_the_models_dtype():
     model = small()
-    load_weights(model, {k: v.half() if v.is_floating_point() else v for k, v in small(seed=1).state_dict().items()})
+    load_weights(
+        model, {k: v.half() if v.is_floating_point() else v for k, v in small(seed=1).state_dict().items()}
+    )
     assert model.fc[0].weight.dtype == torch.float32
 
 
 def test_nothing_fits_is_an_error_and_changes_nothing():
     model = small()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"load_weights: source: got 2 entries .* none fits .*right architecture"):
+    with pytest.raises(
+        ValueError, match=r"load_weights: source: got 2 entries .* none fits .*right architecture"
+    ):
         load_weights(model, {"conv1.conv.weight": torch.zeros(3, 3), "x": torch.zeros(1)})
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -88,7 +94,9 @@ def test_no_state_dict_inside(tmp_path):
 
 
 def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"load_weights: source: got .*gone\.pt, expected an existing file"):
+    with pytest.raises(
+        FileNotFoundError, match=r"load_weights: source: got .*gone\.pt, expected an existing file"
+    ):
         load_weights(small(), tmp_path / "gone.pt")
 
 

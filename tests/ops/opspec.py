@@ -20,7 +20,7 @@ ISAS = ("baseline", "avx2", "avx512")
 
 @dataclass(frozen=True)
 class Sample:
-    """One valid call: ``fn(*args, **kwargs)``."""
+    """One valid call: ``fn(*args, **kwargs)``. ``name`` is "variant/case"; a variant x dtype x layout is one cell."""
 
     name: str
     args: tuple[Any, ...]

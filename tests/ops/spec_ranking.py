@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rank_metrics for the contract tests: samples, malformed calls, and an oracle written from the definition."""
+"""rank_metrics for the contract tests: samples, malformed calls, and an oracle written from the
+definition."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import Tensor
+from opspec import ISAS, ErrorSample, OpSpec, Outputs, Sample
 
+from fastreid_ops import _C
 from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
-from tests.ops.opspec import ErrorSample, OpSpec, Outputs, Sample
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+ISAS_HERE = [name for name in ISAS if int(getattr(_C.Isa, name)) <= int(_C.best_isa())]
 
 
 def problem(queries, gallery, pids, cameras, *, seed=0, dtype=torch.float32, ties=False):
@@ -37,9 +39,17 @@ def problem(queries, gallery, pids, cameras, *, seed=0, dtype=torch.float32, tie
 
 
 def by_definition(
-    distance, query_pids, gallery_pids, query_camids=None, gallery_camids=None, *, camera_rule="same_pid", ap="step",
-    max_rank=50, check_finite=True,
-) -> Outputs:  # fmt: skip
+    distance,
+    query_pids,
+    gallery_pids,
+    query_camids=None,
+    gallery_camids=None,
+    *,
+    camera_rule="same_pid",
+    ap="step",
+    max_rank=50,
+    check_finite=True,
+) -> Outputs:
     """One query at a time in plain Python, fractions instead of floats."""
     rows = distance.to(torch.float64).tolist()
     q_pids, g_pids = query_pids.tolist(), gallery_pids.tolist()
@@ -48,7 +58,9 @@ def by_definition(
     hits_at = [0] * max_rank
     aps, inps, firsts, numbers, statuses = [], [], [], [], []
     for q, row in enumerate(rows):
-        order = sorted(range(len(row)), key=lambda g: (math.isnan(row[g]), 0.0 if math.isnan(row[g]) else row[g], g))
+        order = sorted(
+            range(len(row)), key=lambda g: (math.isnan(row[g]), 0.0 if math.isnan(row[g]) else row[g], g)
+        )
         if camera_rule == "same_pid":
             kept = [g for g in order if g_pids[g] != q_pids[q] or g_cams[g] != q_cams[q]]
         else:
@@ -95,6 +107,11 @@ def outputs(result: RankMetrics) -> Outputs:
     return result._asdict()
 
 
+def equal(got: RankMetrics, want: RankMetrics) -> bool:
+    """The same bits everywhere."""
+    return all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(got, want, strict=True))
+
+
 def sample_inputs(dtype: torch.dtype, device: str, seed: int) -> list[Sample]:
     def case(name, shape, *, ties=False, **kwargs):
         tensors = problem(*shape, seed=seed, dtype=dtype, ties=ties)
@@ -122,7 +139,9 @@ def _opcheck_calls():
         for view in (distance, distance.double(), distance.mT.contiguous().mT, distance[:1].expand(5, 23))
     ]
     calls.append((op, (distance.bfloat16(), members, begin, end, None, None, 1, 1, 3)))
-    calls.append((op, (distance[:0].half(), members, begin[:0], end[:0], query_camids[:0], gallery_camids, 0, 0, 1)))
+    calls.append(
+        (op, (distance[:0].half(), members, begin[:0], end[:0], query_camids[:0], gallery_camids, 0, 0, 1))
+    )
     return calls
 
 
@@ -173,10 +192,22 @@ def _float_errors(bad: _Malformed) -> None:
         for dtype in FLOATING:
             spoilt = d.to(dtype, copy=True)
             spoilt[2, 5] = value
-            bad.add(f"{name} in {dtype}", ValueError, "distance", f"{count} in 1 .*first in row 2", distance=spoilt)
+            bad.add(
+                f"{name} in {dtype}",
+                ValueError,
+                "distance",
+                f"{count} in 1 .*first in row 2",
+                distance=spoilt,
+            )
     strided = d.repeat(1, 2)[:, ::2].clone().mT.contiguous().mT
     strided[1:, 0] = math.nan
-    bad.add("NaN behind strides", ValueError, "distance", "3 NaN and 0 Inf in 3 .*first in row 1", distance=strided)
+    bad.add(
+        "NaN behind strides",
+        ValueError,
+        "distance",
+        "3 NaN and 0 Inf in 3 .*first in row 1",
+        distance=strided,
+    )
 
 
 def _label_errors(bad: _Malformed) -> None:
@@ -197,7 +228,9 @@ def _label_errors(bad: _Malformed) -> None:
         bad.add(f"{name} sparse", TypeError, name, "sparse", **{name: labels.to_sparse()})
     huge = torch.full((4,), -1, dtype=torch.int64).view(torch.uint64)
     bad.add("pids beyond int64", ValueError, "query_pids", r"2\*\*63", query_pids=huge)
-    bad.add("one side of cameras", TypeError, "gallery_camids", "None", gallery_camids=None, camera_rule="none")
+    bad.add(
+        "one side of cameras", TypeError, "gallery_camids", "None", gallery_camids=None, camera_rule="none"
+    )
 
 
 def _choice_errors(bad: _Malformed) -> None:
@@ -214,8 +247,13 @@ def _choice_errors(bad: _Malformed) -> None:
     for value in (1, None, "yes"):
         bad.add(f"check_finite {value!r}", TypeError, "check_finite", "True or False", check_finite=value)
     strangers = torch.tensor([7, 8, 9, 7])
-    bad.add("strangers", ValueError, "query_pids", "4 have a pid that is not in the gallery", query_pids=strangers)
-    one_camera = {"query_camids": torch.zeros(4, dtype=torch.int8), "gallery_camids": torch.zeros(6, dtype=torch.int16)}
+    bad.add(
+        "strangers", ValueError, "query_pids", "4 have a pid that is not in the gallery", query_pids=strangers
+    )
+    one_camera = {
+        "query_camids": torch.zeros(4, dtype=torch.int8),
+        "gallery_camids": torch.zeros(6, dtype=torch.int16),
+    }
     bad.add("one camera", ValueError, "query_pids", '4 have theirs only .*camera_rule="none"', **one_camera)
 
 

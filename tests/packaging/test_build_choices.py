@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The decisions of setup.py, each alone: torch, nvcc, architectures. Every refusal is one sentence that says what to do."""
+"""The decisions of setup.py, each alone: torch, nvcc, architectures. Every refusal is one sentence."""
 
 from __future__ import annotations
 
@@ -30,14 +30,20 @@ def torch(torch_location, version="2.13.0", cuda=None):
     ],
 )
 def test_cuda_choice(setup_module, torch_location, nvcc, wanted, torch_cuda, has_nvcc, built):
-    found = setup_module.cuda_choice(wanted, torch(torch_location, cuda=torch_cuda), nvcc if has_nvcc else None)
+    found = setup_module.cuda_choice(
+        wanted, torch(torch_location, cuda=torch_cuda), nvcc if has_nvcc else None
+    )
     assert found == (built, None)
 
 
 @pytest.mark.parametrize(
     ("torch_cuda", "has_nvcc", "says"),
     [
-        ("12.8", True, r"nvcc is CUDA 13\.0 but torch 2\.13\.0 was built with CUDA 12\.8: point CUDA_HOME at a CUDA 12 "),
+        (
+            "12.8",
+            True,
+            r"nvcc is CUDA 13\.0 but torch 2\.13\.0 was built with CUDA 12\.8: point CUDA_HOME at a CUDA 12 ",
+        ),
         ("13.0", False, r"nvcc was not found: install the CUDA toolkit 13\.0 or point CUDA_HOME at it"),
     ],
 )
@@ -54,7 +60,9 @@ def test_cuda_that_cannot_be_built_is_a_warning_or_an_error_if_asked_for(
 
 
 def test_cuda_asked_for_without_nvcc_on_cpu_torch(setup_module, torch_location):
-    with pytest.raises(setup_module.Refused, match="nvcc was not found: install the CUDA toolkit or point CUDA_HOME"):
+    with pytest.raises(
+        setup_module.Refused, match="nvcc was not found: install the CUDA toolkit or point CUDA_HOME"
+    ):
         setup_module.cuda_choice("1", torch(torch_location), None)
 
 
@@ -78,7 +86,9 @@ def test_architectures(setup_module, text, cmake):
 
 @pytest.mark.parametrize("text", ["Hopper", "90", "sm_90", "9.0;x", "9.0+ptx", "9.00"])
 def test_bad_architectures(setup_module, text):
-    with pytest.raises(setup_module.Refused, match=r"TORCH_CUDA_ARCH_LIST: got '\S+', expected compute capabilities"):
+    with pytest.raises(
+        setup_module.Refused, match=r"TORCH_CUDA_ARCH_LIST: got '\S+', expected compute capabilities"
+    ):
         setup_module.cuda_architectures(text)
 
 
@@ -95,12 +105,14 @@ def test_torch_new_enough(setup_module, torch_location, version):
 
 @pytest.mark.parametrize("version", ["2.10.1", "1.13.1+cu117", "2.9.0"])
 def test_torch_too_old(setup_module, torch_location, version):
-    with pytest.raises(setup_module.Refused, match="is too old: run `pip install 'torch>=2.11"):
+    with pytest.raises(setup_module.Refused, match=r"is too old: run `pip install 'torch>=2\.11"):
         setup_module.checked_torch(torch(torch_location, version))
 
 
 def test_no_torch(setup_module):
-    with pytest.raises(setup_module.Refused, match=r"no torch to build against: run `pip install .* first, or leave out"):
+    with pytest.raises(
+        setup_module.Refused, match=r"no torch to build against: run `pip install .* first, or leave out"
+    ):
         setup_module.checked_torch(None)
 
 

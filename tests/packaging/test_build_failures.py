@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way a build fails ends in one sentence that says what to do: seen by really running setup.py in a clean copy."""
+"""Every way a build fails ends in one sentence that says what to do: setup.py really runs, in a clean copy."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def test_no_compiler(build, tools):
 
 
 def test_named_compiler_is_not_there(build):
-    assert build(CXX="no-such-compiler -O1").startswith("fastreid-ops: CXX=no-such-compiler is not there: install one")
+    assert build(CXX="no-such-compiler -O1").startswith(
+        "fastreid-ops: CXX=no-such-compiler is not there: install one"
+    )
 
 
 def test_no_torch(build, tmp_path):
@@ -113,7 +115,10 @@ def test_cuda_of_another_major_version(build, tools, fake_torch):
     torch = fake_torch("2.13.0+cu130", "13.0")
     path = tools("c++", "g++", "sh", nvcc=nvcc)
     sentence = build(path, FASTREID_CUDA="1", FASTREID_TORCH=str(torch), CUDACXX=f"{path}/nvcc", CXX="")
-    assert "nvcc is CUDA 12.8 but torch 2.13.0+cu130 was built with CUDA 13.0: point CUDA_HOME at a CUDA 13" in sentence
+    assert (
+        "nvcc is CUDA 12.8 but torch 2.13.0+cu130 was built with CUDA 13.0: point CUDA_HOME at a CUDA 13"
+        in sentence
+    )
 
 
 def test_bad_architecture_list(build, tools):
@@ -121,7 +126,9 @@ def test_bad_architecture_list(build, tools):
     path = tools("c++", "g++", "sh", nvcc=nvcc)
     env = {"FASTREID_CUDA": "1", "CUDACXX": f"{path}/nvcc", "CXX": ""}
     sentence = build(path, TORCH_CUDA_ARCH_LIST="9.0;Ampere", **env)
-    assert sentence.startswith("fastreid-ops: TORCH_CUDA_ARCH_LIST: got 'Ampere', expected compute capabilities")
+    assert sentence.startswith(
+        "fastreid-ops: TORCH_CUDA_ARCH_LIST: got 'Ampere', expected compute capabilities"
+    )
     sentence = build(path, TORCH_CUDA_ARCH_LIST="3.5", **env)
     assert "got '3.5'" in sentence
     assert "(this nvcc knows 90, 100)" in sentence
@@ -139,7 +146,12 @@ def test_stale_cuda_library_goes_where_cuda_is_not_built(clean_copy, tmp_path, s
     for file in stale:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"old")
-    env = os.environ | {"FASTREID_CUDA": "0", "HIDDEN": "cmake", "PYTHONPATH": str(tmp_path), "PATH": "/nonexistent"}
+    env = os.environ | {
+        "FASTREID_CUDA": "0",
+        "HIDDEN": "cmake",
+        "PYTHONPATH": str(tmp_path),
+        "PATH": "/nonexistent",
+    }
     (tmp_path / "sitecustomize.py").write_text(HIDE)
     compiler = shutil.which("c++") or shutil.which("g++")
     done = subprocess.run(

@@ -34,7 +34,10 @@ def test_the_numpy_door_needs_no_torch():
 def test_an_operator_brings_torch_and_its_own_module_only():
     modules = imported("import fastreid_ops; fastreid_ops.pairwise_distance")
     assert "fastreid_ops.ops.distance" in modules
-    assert not {f"fastreid_ops.{name}" for name in ("data", "engine", "models", "config", "evaluation")} & modules
+    assert (
+        not {f"fastreid_ops.{name}" for name in ("data", "engine", "models", "config", "evaluation")}
+        & modules
+    )
 
 
 def test_public_names():

@@ -35,7 +35,9 @@ def package(root: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def load(package: Path, torch: str = "2.13.0", cuda: str | None = None, gpu: bool = False, **env: str) -> dict:
+def load(
+    package: Path, torch: str = "2.13.0", cuda: str | None = None, gpu: bool = False, **env: str
+) -> dict:
     """What load() says beside a torch that has this version and nothing else."""
     stub = package.parent / "torch"
     stub.mkdir(exist_ok=True)
@@ -134,7 +136,9 @@ def test_cuda_kernels_missing_warns_where_there_is_a_gpu(package, version, built
     assert (found["native"], found["cuda"]) == (True, False)
     assert found["reason"].startswith(says)
     assert found["fix"].startswith("FASTREID_CUDA=1 ")
-    assert [warning for warning in found["warnings"] if "CUDA tensors take the slow" in warning] == found["warnings"]
+    assert [warning for warning in found["warnings"] if "CUDA tensors take the slow" in warning] == found[
+        "warnings"
+    ]
     assert len(found["warnings"]) == gpu
 
 
@@ -149,7 +153,9 @@ def test_rebuild_command_of_a_checkout_and_of_an_installation(package, version):
     record.mkdir()
     (record / "METADATA").write_text(f"Metadata-Version: 2.4\nName: fastreid-ops\nVersion: {version}\n")
     (record / "direct_url.json").write_text('{"url": "file:///sources/fastreid", "dir_info": {}}')
-    assert load(package)["fix"].endswith(" --force-reinstall --no-deps --no-cache-dir file:///sources/fastreid")
+    assert load(package)["fix"].endswith(
+        " --force-reinstall --no-deps --no-cache-dir file:///sources/fastreid"
+    )
     for name in ("setup.py", "CMakeLists.txt"):
         (package.parent / name).touch()
     assert load(package)["fix"] == f"{sys.executable} -m pip install -e {package.parent}"

@@ -33,7 +33,8 @@ def ask(code: str, root: Path, tmp_path: Path, hidden: bool, **env: str) -> str:
     return done.stdout.strip()
 
 
-FIND = "import json, torch_location as t; f = t.find(); print(json.dumps(f and f._asdict())); assert 'torch' not in sys.modules"
+FIND = "import json, torch_location as t; f = t.find(); print(json.dumps(f and f._asdict()))"
+FIND += "; assert 'torch' not in sys.modules"
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -63,12 +64,15 @@ def test_named_by_environment_variable(torch_location, fake_torch, monkeypatch, 
     monkeypatch.setenv("FASTREID_TORCH", str(package))
     assert torch_location.find() == torch_location.Torch(str(package), "2.11.0", None)
     monkeypatch.setenv("FASTREID_TORCH", str(tmp_path))
-    with pytest.raises(SystemExit, match="FASTREID_TORCH: got .* expected the directory of an installed torch"):
+    with pytest.raises(
+        SystemExit, match=r"FASTREID_TORCH: got .* expected the directory of an installed torch"
+    ):
         torch_location.find()
 
 
 @pytest.mark.parametrize(
-    ("text", "release"), [("2.11.0", (2, 11)), ("2.13.0+cpu", (2, 13)), ("2.15.0a0+git1", (2, 15)), ("3.0", (3, 0))]
+    ("text", "release"),
+    [("2.11.0", (2, 11)), ("2.13.0+cpu", (2, 13)), ("2.15.0a0+git1", (2, 15)), ("3.0", (3, 0))],
 )
 def test_release(torch_location, text, release):
     assert torch_location.Torch("", text, None).release == release
@@ -88,4 +92,6 @@ def test_torch_is_a_build_requirement_only_where_there_is_none(root, tmp_path):
     assert not [name for name in requirements(root, tmp_path, "object()") if name.startswith("torch")]
     wanted = [name for name in requirements(root, tmp_path, "None") if name.startswith("torch")]
     # The same range as at run time, or pip would build with one torch and install another.
-    assert wanted == re.findall(r'^    "(torch[^a-z"]*)",', (root / "pyproject.toml").read_text(), re.MULTILINE)
+    assert wanted == re.findall(
+        r'^    "(torch[^a-z"]*)",', (root / "pyproject.toml").read_text(), re.MULTILINE
+    )

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The scheduler behind device.h: one fiber (ucontext) per CUDA thread, one block at a time, one launch at a time.
+// The scheduler behind device.h: one fiber per CUDA thread, one block at a time, one launch at a time.
 //
 // This file is compiled without sanitizers and tells them what happens instead: ASan the stack switches, TSan that every
 // fiber is a thread and that only barriers (and the start and end of a block) order memory. It keeps to plain arrays: an

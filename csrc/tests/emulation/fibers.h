@@ -5,13 +5,14 @@
 
 #include <cuda_runtime.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+
+#include "context.h"
 
 #ifdef FASTREID_EMULATION_ASAN
 #include <sanitizer/common_interface_defs.h>
@@ -36,7 +37,7 @@ constexpr bool kHasAddressSanitizer = false;
 constexpr std::size_t kStackBytes = 256 * 1024;  // touched page by page, so idle stacks cost address space only
 
 struct Fiber {
-  ucontext_t context;
+  Context context;
   char* stack;
   void* asan_stack;
   void* tsan_fiber;
@@ -48,15 +49,6 @@ const void* scheduler_stack;
 std::size_t scheduler_stack_bytes;
 #endif
 
-// Not swapcontext: ASan's interceptor of that function clears the shadow of a stack that is in use.
-__attribute__((noinline)) void switch_context(ucontext_t* from, ucontext_t* to) {
-  volatile bool back = false;
-  getcontext(from);
-  if (back) return;
-  back = true;
-  setcontext(to);
-}
-
 bool is_made(const Fiber& fiber) { return fiber.stack != nullptr; }
 
 void make_fiber(Fiber& fiber, void (*body)()) {
@@ -67,11 +59,7 @@ void make_fiber(Fiber& fiber, void (*body)()) {
     std::abort();
   }
   fiber.stack = static_cast<char*>(memory) + kGuardPage;
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack;
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, body, 0);
+  prepare_context(&fiber.context, fiber.stack, kStackBytes, body);
 #ifdef FASTREID_EMULATION_TSAN
   fiber.tsan_fiber = __tsan_create_fiber(0);
 #endif

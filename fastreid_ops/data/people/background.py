@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFilter
 from .palette import linear
 from .seeds import Kind, stream
 
-GROUNDS = ((108, 108, 110), (146, 142, 136), (88, 90, 94), (128, 116, 104), (92, 106, 74), (160, 154, 146))
-WALLS = ((150, 132, 116), (176, 172, 164), (128, 84, 68), (112, 118, 126), (196, 186, 164), (82, 96, 76), (136, 140, 146))
+GROUNDS = ((122, 122, 124), (146, 143, 138), (106, 107, 110), (134, 127, 119), (112, 118, 98), (158, 154, 148))
+WALLS = ((150, 138, 126), (172, 170, 164), (132, 102, 90), (118, 122, 128), (184, 178, 164), (136, 140, 144))
 
 
 @lru_cache(maxsize=16)
@@ -37,7 +37,8 @@ def plate(seed: int, camera: int, height: int, width: int, infrared: bool) -> np
     if infrared:
         # Plants and walls answer to infrared in their own way: mix the channels at random, mostly the red one.
         mix = np.array([0.7, 0.2, 0.1]) * rng.uniform(0.6, 1.4, size=3)
-        light = (light @ (mix / mix.sum()).astype(np.float32))[:, :, None]
+        mix = (mix / mix.sum()).astype(np.float32)
+        light = (light * mix).sum(axis=2, keepdims=True)
     light.setflags(write=False)
     return light
 

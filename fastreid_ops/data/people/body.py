@@ -59,7 +59,7 @@ def sample_body(seed: int, pid: int) -> Body:
         beard=bool(not slim and rng.random() < 0.25),
         stride=float(rng.uniform(0.32, 0.52)),
         arm_swing=float(rng.uniform(0.2, 0.55)),
-        arm_spread=float(rng.uniform(0.08, 0.2)),
+        arm_spread=float(rng.uniform(0.06, 0.15)),
         slim=slim,
     )
 

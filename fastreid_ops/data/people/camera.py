@@ -38,8 +38,11 @@ def look(options: PeopleOptions, camera: int) -> Look:
         camera: 0-based; those from ``options.cameras`` on are infrared.
     """
     rng = stream(options.seed, Kind.LOOK, 0, camera)
-    matrix = np.eye(3) + options.color_shift * rng.uniform(-1, 1, size=(3, 3)) * (0.4 + 0.6 * np.eye(3))
-    side, above = rng.uniform(-1.0, 1.0), rng.uniform(0.5, 1.1)
+    shift = rng.uniform(-1, 1, size=(3, 3)) * (0.25 + 0.75 * np.eye(3))
+    # Every camera uses most of its range: a world of four near-perfect cameras would be another task.
+    shift *= rng.uniform(0.75, 1.0) / np.abs(shift).max()
+    matrix = np.eye(3) + options.color_shift * shift
+    side, above = rng.uniform(-1.0, 1.0), rng.uniform(0.6, 1.0)
     light = np.array([np.sin(side), np.sin(above), np.cos(side) * np.cos(above)])
     low, high = options.resolution
     worst, best = options.jpeg_quality
@@ -47,7 +50,7 @@ def look(options: PeopleOptions, camera: int) -> Look:
         matrix=matrix.astype(np.float32),
         gamma=float(1 + options.gamma_shift * rng.uniform(-1, 1)),
         light=(light / np.linalg.norm(light)).astype(np.float32),
-        ambient=float(rng.uniform(0.4, 0.6)),
+        ambient=float(rng.uniform(0.5, 0.65)),
         yaw=float(rng.uniform(-np.pi, np.pi)),
         pitch=float(rng.uniform(0.05, 0.42)),
         resolution=float(low + (high - low) * rng.uniform(0.35, 0.9)),
@@ -85,7 +88,10 @@ def expose(
     """
     height, width, channels = light.shape
     if channels == 3:
-        light = light @ (exposure * camera.matrix.T)
+        # Sums in a fixed order: a BLAS may choose another one for another number of threads.
+        red, green, blue = (light[:, :, i] for i in range(3))
+        rows = (np.float32(exposure) * camera.matrix).tolist()
+        light = np.stack([red * r + green * g + blue * b for r, g, b in rows], axis=2)
     else:
         light = light * np.float32(exposure)
     codes = _table(camera.gamma)[np.clip(light * np.float32(4096 / 1.25), 0, 4096).astype(np.int16)]

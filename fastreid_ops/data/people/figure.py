@@ -83,7 +83,7 @@ class _Builder:
 def build_figure(body: Body, outfit: Outfit, pose: Pose) -> tuple[Capsules, Cut]:
     """Capsules of a dressed person in its own frame, and where its garments end."""
     h = body.height
-    size = 0.063 * h * body.head
+    size = 0.059 * h * body.head
     crotch = float(pose.pelvis[1])
     leg = crotch
     skirted = outfit.bottom == "skirt"
@@ -124,17 +124,17 @@ def _torso(out: _Builder, body: Body, outfit: Outfit, pose: Pose, cut: Cut) -> N
     h, g, ease = body.height, body.girth, _ease(outfit)
     hip = 0.098 * h * body.hips * (0.6 + 0.4 * g)
     waist = 0.083 * h * (0.35 + 0.65 * g) + ease
-    chest = 0.094 * h * body.shoulders * (0.6 + 0.4 * g) + ease
+    chest = 0.09 * h * body.shoulders * (0.6 + 0.4 * g) + ease
     # Flat caps: a torso is an oval cylinder, not a row of balls.
     oval = (1.0, 0.42, 0.66 * (0.75 + 0.25 * g))
     out.add(Part.TORSO, pose.pelvis + [0, 0.035 * h, 0], pose.waist, hip, waist, stretch=oval)
     out.add(Part.TORSO, pose.waist, pose.chest, waist, chest, stretch=oval)
     out.add(Part.TORSO, pose.chest, pose.neck - [0, 0.035 * h, 0], chest, 0.85 * chest, stretch=oval)
     left, right = pose.shoulders
-    out.add(Part.TORSO, left, right, 0.034 * h + ease, 0.034 * h + ease, stretch=(1, 0.95, 1.0))
+    out.add(Part.TORSO, left, right, 0.03 * h + 0.6 * ease, 0.03 * h + 0.6 * ease)
     for shoulder in pose.shoulders:
-        slope = pose.neck + 0.8 * (shoulder - pose.neck) + [0, 0.004 * h, 0]
-        out.add(Part.TORSO, pose.neck + [0, 0.012 * h, 0], slope, 0.03 * h, 0.026 * h + ease)
+        slope = pose.neck + 0.85 * (shoulder - pose.neck)
+        out.add(Part.TORSO, pose.neck + [0, 0.012 * h, 0], slope, 0.03 * h, 0.026 * h + 0.6 * ease)
     out.add(Part.TORSO, pose.neck - [0, 0.02 * h, 0], pose.head - [0, 0.02 * h, 0.004 * h], 0.033 * h, 0.029 * h)
     if outfit.top == "hoodie":
         hood = pose.neck + [0, 0.012 * h, -0.035 * h]
@@ -197,19 +197,19 @@ def _skirt(out: _Builder, body: Body, outfit: Outfit, pose: Pose, cut: Cut) -> N
 
 def _arms(out: _Builder, body: Body, outfit: Outfit, pose: Pose) -> None:
     h, g, ease = body.height, 0.5 + 0.5 * body.girth, _ease(outfit)
-    upper, elbow, wrist = 0.029 * h * g, 0.023 * h * g, 0.017 * h * g
+    upper, elbow, wrist = 0.03 * h * g, 0.025 * h * g, 0.019 * h * g
     if outfit.top not in ("tshirt",):
         upper, elbow, wrist = upper + 0.5 * ease, elbow + 0.6 * ease, wrist + 0.7 * ease
     first, second = 0.165 * h * body.arms, 0.145 * h * body.arms
     for i in (0, 1):
         shoulder, joint, hand = pose.shoulders[i], pose.elbows[i], pose.wrists[i]
-        out.add(Part.ARM, shoulder, joint, upper + 0.004 * h, elbow, along=(0.0, first))
+        out.add(Part.ARM, shoulder, joint, upper + 0.002 * h, elbow, along=(0.0, first))
         out.add(Part.ARM, joint, hand, elbow, wrist, along=(first, first + second))
         reach = (hand - joint) / second
-        out.add(Part.HAND, hand + 0.015 * h * reach, hand + 0.05 * h * reach, 0.02 * h, 0.015 * h, stretch=(0.8, 1, 1))
+        out.add(Part.HAND, hand + 0.01 * h * reach, hand + 0.045 * h * reach, 0.021 * h, 0.017 * h, stretch=(0.85, 1, 1))
         if outfit.top == "tshirt":
             end = shoulder + 0.11 * h / first * (joint - shoulder)
-            out.add(Part.ARM, shoulder, end, upper + 0.008 * h, upper + 0.008 * h, along=(0.0, 0.1 * h))
+            out.add(Part.ARM, shoulder, end, upper + 0.005 * h, upper + 0.006 * h, along=(0.0, 0.1 * h))
 
 
 def _head(out: _Builder, body: Body, outfit: Outfit, pose: Pose, size: float) -> None:
@@ -239,7 +239,7 @@ def _head(out: _Builder, body: Body, outfit: Outfit, pose: Pose, size: float) ->
         bun = head + [0, 0.95 * size, -0.75 * size]
         out.add(Part.HAIR, bun, bun, 0.48 * size, 0.48 * size)
     if outfit.hat == "cap":
-        out.add(Part.HAT, head + [0, 0.55 * size, -0.1 * size], head + [0, 0.5 * size, 0], 1.06 * size, 1.06 * size, stretch=(0.88, 0.86, 1.02), low=head[1] + 0.42 * size)
+        out.add(Part.HAT, head + [0, 0.55 * size, -0.1 * size], head + [0, 0.5 * size, 0], 1.06 * size, 1.06 * size, stretch=(0.88, 0.75, 1.02), low=head[1] + 0.42 * size)
         out.add(Part.HAT, head + [0, 0.5 * size, 0.7 * size], head + [0, 0.42 * size, 1.35 * size], 0.6 * size, 0.5 * size, stretch=(1, 0.16, 0.7))
     if outfit.hat == "beanie":
         out.add(Part.HAT, head + [0, 0.4 * size, -0.1 * size], head + [0, 0.75 * size, -0.15 * size], 1.08 * size, 0.92 * size, stretch=(0.88, 1, 1.04), low=head[1] + 0.2 * size)
@@ -256,10 +256,10 @@ def _bag(out: _Builder, body: Body, outfit: Outfit, pose: Pose) -> None:
         out.add(Part.BAG, low + [0, 0.015 * h, -0.035 * h], low + [0, 0.05 * h, -0.035 * h], 0.055 * h, 0.055 * h, stretch=(1, 0.6, 0.6))
     if outfit.bag == "side":
         hip = pose.pelvis + [side * (0.085 * h * body.hips + _ease(outfit) + 0.03 * h), 0.0, -0.01 * h]
-        for z in (0.04 * h, -0.045 * h):
-            out.add(Part.BAG, hip + [0, 0.02 * h, z], hip + [0, -0.045 * h, z], 0.042 * h, 0.046 * h, stretch=(0.65, 0.8, 1.0))
+        for z in (0.02 * h, -0.025 * h):
+            out.add(Part.BAG, hip + [0, 0.02 * h, z], hip + [0, -0.045 * h, z], 0.05 * h, 0.054 * h, stretch=(0.6, 0.8, 1.0))
     if outfit.bag == "hand":
         grip = pose.wrists[hand] + 0.035 * h * (pose.wrists[hand] - pose.elbows[hand]) / (0.145 * h)
-        for z in (0.045 * h, -0.045 * h):
+        for z in (0.028 * h, -0.028 * h):
             out.add(Part.STRAP, grip, grip + [0.0, -0.055 * h, z], 0.007 * h, 0.007 * h)
-            out.add(Part.BAG, grip + [0, -0.085 * h, z], grip + [0, -0.125 * h, 1.15 * z], 0.034 * h, 0.042 * h, stretch=(0.6, 0.8, 1))
+            out.add(Part.BAG, grip + [0, -0.085 * h, z], grip + [0, -0.125 * h, 1.15 * z], 0.036 * h, 0.042 * h, stretch=(0.6, 0.8, 1))

@@ -57,8 +57,8 @@ class PeopleOptions:
     infrared: bool = False
     distractors: int = 0
     color_shift: float = 0.10
-    gamma_shift: float = 0.12
-    exposure_shift: float = 0.12
+    gamma_shift: float = 0.08
+    exposure_shift: float = 0.10
     yaw_spread: float = 35.0
     resolution: tuple[int, int] = (40, 120)
     blur: float = 0.7

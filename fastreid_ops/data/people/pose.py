@@ -42,7 +42,7 @@ def walking_pose(body: Body, phase: float, *, vigour: float = 1.0, arm_mode: str
     """
     h = body.height
     thigh, shin, ankle_height = 0.245 * h * body.legs, 0.235 * h * body.legs, 0.04 * h
-    hip_width, shoulder_width = 0.05 * h * body.hips, 0.108 * h * body.shoulders
+    hip_width, shoulder_width = 0.05 * h * body.hips, 0.094 * h * body.shoulders
     hips, knees, ankles, toes = [], [], [], []
     for side, offset in ((1.0, 0.0), (-1.0, pi)):
         swing = 2 * pi * phase + offset
@@ -53,7 +53,7 @@ def walking_pose(body: Body, phase: float, *, vigour: float = 1.0, arm_mode: str
         knee = hip + thigh * _down(lift + 0.35 * bend, side * 0.02)
         ankle = knee + shin * _down(lift - 0.65 * bend, 0.0)
         pitch = lift - 0.65 * bend
-        toe = ankle + 0.1 * h * np.array([side * 0.15, sin(0.55 * pitch) - 0.22, cos(0.55 * pitch)])
+        toe = ankle + 0.085 * h * np.array([side * 0.15, sin(0.55 * pitch) - 0.22, cos(0.55 * pitch)])
         hips.append(hip), knees.append(knee), ankles.append(ankle), toes.append(toe)
     # The lower foot carries: put it on the ground.
     ground = min(min(a[1] - ankle_height, t[1] - 0.02 * h) for a, t in zip(ankles, toes, strict=True))
@@ -64,7 +64,7 @@ def walking_pose(body: Body, phase: float, *, vigour: float = 1.0, arm_mode: str
     chest = pelvis + [0.0, 0.20 * h, 0.012 * h]
     neck = pelvis + [0.0, 0.30 * h, 0.004 * h]
     head = neck + [0.0, 0.085 * h * body.head, 0.016 * h]
-    shoulders = tuple(neck + [s * shoulder_width, -0.025 * h, -0.005 * h] for s in (1.0, -1.0))
+    shoulders = tuple(neck + [s * shoulder_width, -0.032 * h, -0.005 * h] for s in (1.0, -1.0))
     elbows, wrists = [], []
     for i, side in enumerate((1.0, -1.0)):
         lift, bend, inward = _arm(body, arm_mode, i, 2 * pi * phase + (pi if i == 0 else 0.0), vigour)

@@ -51,6 +51,12 @@ def rotation(yaw: float, pitch: float) -> np.ndarray:
     return tilt @ turn
 
 
+def along_axis(vectors: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """Dot products of float32 (n, 3) with one axis (3,), summed in a fixed order, which a BLAS does not promise."""
+    x, y, z = (np.float32(value) for value in axis)
+    return vectors[:, 0] * x + vectors[:, 1] * y + vectors[:, 2] * z
+
+
 def extents(capsules: Capsules, turn: np.ndarray) -> np.ndarray:
     """Bounds of every capsule in the view plane, (n, 4): left, right, bottom, top; clip heights are ignored."""
     reach = np.sqrt(capsules.stretch**2 @ (turn[:2] ** 2).T)
@@ -85,7 +91,8 @@ def cast(capsules: Capsules, view: View) -> Surface:
         t = terms.depth(i, xs32[columns], ys32[rows, None])
         if capsules.low[i] > -FREE or capsules.high[i] < FREE:
             # Height above the soles of the hit point: the view's y axis and depth both contribute.
-            y = np.float32(turn[1, 1]) * ys32[rows, None] - np.float32(turn[2, 1]) * t
+            hit = np.where(np.isfinite(t), t, np.float32(0))
+            y = np.float32(turn[1, 1]) * ys32[rows, None] - np.float32(turn[2, 1]) * hit
             t = np.where((y >= capsules.low[i]) & (y <= capsules.high[i]), t, np.float32(np.inf))
         nearer = t < depth[rows, columns]
         np.copyto(depth[rows, columns], t, where=nearer)
@@ -150,8 +157,7 @@ def _surface(capsules, terms, turn, xs, ys, depth, owner, scale) -> Surface:
     which = owner.ravel()[pixels].astype(np.intp)
     x, y = xs[pixels % len(xs)], ys[pixels // len(xs)]
     z = -depth.ravel()[pixels]
-    seen = np.stack([x, y, z], axis=1)
-    points = seen @ turn.astype(np.float32)
+    points = np.stack([x * c[0] + y * c[1] + z * c[2] for c in turn.T.astype(np.float32)], axis=1)
     scale32 = scale.astype(np.float32)[which]
     offset = (points - capsules.a.astype(np.float32)[which]) * scale32
     axis = terms.axis.astype(np.float32)[which]
@@ -163,5 +169,5 @@ def _surface(capsules, terms, turn, xs, ys, depth, owner, scale) -> Surface:
     normals /= np.sqrt((normals * normals).sum(axis=1, keepdims=True)) + np.float32(1e-12)
     ends = capsules.along.astype(np.float32)[which]
     length = ends[:, 0] + share * (ends[:, 1] - ends[:, 0])
-    facing = normals @ turn[2].astype(np.float32)
+    facing = along_axis(normals, turn[2])
     return Surface(pixels, which, points, normals, length, facing)

@@ -130,7 +130,7 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         channels = 64
-        for stage, (count, stride) in enumerate(zip(blocks, (1, 2, 2, last_stride)), start=1):
+        for stage, (count, stride) in enumerate(zip(blocks, (1, 2, 2, last_stride), strict=True), start=1):
             planes = 32 * 2**stage
             layer = []
             for index in range(count):

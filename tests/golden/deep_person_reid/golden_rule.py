@@ -59,7 +59,7 @@ def images(batch: int, height: int, width: int) -> torch.Tensor:
 
 
 def read(name: str) -> dict:
-    """One ``.npz`` with its packed texts opened: ``meta`` a dict, ``state_keys`` {name: shape}, ``grad_keys`` a list."""
+    """One ``.npz``, its texts unpacked: ``meta`` a dict, ``state_keys`` {name: shape}, ``grad_keys`` a list."""
     with np.load(FOLDER / f"{name}.npz") as file:
         content = dict(file)
     if "meta" in content:

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Say everything that is wrong with a data set before a second of training is spent on it.
+
+    python -m fastreid_ops.check_data ROOT --dataset market1501
+    python -m fastreid_ops.check_data --dataset sample
+    python -m fastreid_ops.check_data file.csv [--root FOLDER] [--verify] [--json]
+
+Exit status: 0 nothing wrong, 1 problems found, 2 the data set cannot be read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastreid_ops.data.checks import Finding, counts, label_findings
+from fastreid_ops.data.datasets import DATASETS, market1501, read_dataset, sample
+from fastreid_ops.data.file_checks import file_findings
+from fastreid_ops.data.manifest import Manifest
+
+CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
+
+
+def check(
+    source: str | None, dataset: str | None = None, root: str | None = None, *, verify: bool = False
+) -> tuple[str, Manifest, list[Finding]]:
+    """Read a data set and look for everything that is wrong.
+
+    Args:
+        source: the data set's folder, or a CSV manifest. dataset: a name of `DATASETS`; None for a CSV
+            manifest.
+        root: for a CSV manifest, the folder its relative paths start from. verify: decode every image.
+
+    Returns:
+        the name of the data set, its manifest, the findings.
+
+    Raises:
+        ValueError: when it cannot be read at all.
+    """
+    if dataset in (None, "csv"):
+        if source is None:
+            raise ValueError(
+                f"check_data: got no data set, expected a CSV file or --dataset with one of "
+                f"{', '.join(DATASETS)}"
+            )
+        if dataset is None and Path(source).is_dir():
+            raise ValueError(
+                f"check_data: got the folder {source!r}, expected --dataset beside it, one of "
+                f"{', '.join(DATASETS)}"
+            )
+        # Not through the csv reader: a missing image is one finding among others here.
+        manifest = Manifest.read_csv(source, root)
+        return "csv", manifest, [*label_findings(manifest), *file_findings(manifest, verify=verify)]
+    if root is not None:
+        raise ValueError(f"check_data: --root: got {root!r}, expected it with a CSV file only")
+    if dataset == "market1501" and source is not None:
+        tree = market1501.scan(market1501.find_root(source))
+        manifest = tree.manifest()
+        findings = market1501.findings(tree)
+    else:
+        manifest = read_dataset(dataset, source)
+        findings = []
+    if dataset == "sample":
+        findings.append(Finding("note", "sample", f"this is {sample.DESCRIPTION}", 0))
+    return dataset, manifest, [*findings, *label_findings(manifest), *file_findings(manifest, verify=verify)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the verb and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fastreid_ops.check_data",
+        description="Say everything that is wrong with a data set before a second of training is spent on "
+        "it.",
+        epilog="Exit status: 0 nothing wrong, 1 problems found, 2 the data set cannot be read.",
+    )
+    parser.add_argument("source", nargs="?", help="folder of the data set, or a CSV manifest")
+    parser.add_argument("--dataset", help=f"how to read the folder: one of {', '.join(DATASETS)}")
+    parser.add_argument(
+        "--root", help="for a CSV manifest: folder that relative paths start from (default: its own)"
+    )
+    parser.add_argument("--verify", action="store_true", help="decode every image, not only its first bytes")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    chosen = parser.parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # File names may be no valid text in the terminal's encoding.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        name, manifest, findings = check(chosen.source, chosen.dataset, chosen.root, verify=chosen.verify)
+    except (ValueError, OSError) as error:
+        if chosen.json:
+            print(json.dumps({"readable": False, "error": str(error)}))
+        print(error, file=sys.stderr)
+        return UNREADABLE
+    problems = sum(finding.level == "problem" for finding in findings)
+    if chosen.json:
+        print(json.dumps(_as_json(name, manifest, findings, problems, chosen.verify), indent=1))
+    else:
+        print("\n".join(_as_text(name, manifest, findings, problems, chosen.verify)))
+    return PROBLEMS if problems else CLEAN
+
+
+def _as_json(name: str, manifest: Manifest, findings: list[Finding], problems: int, verified: bool) -> dict:
+    return {
+        "readable": True,
+        "dataset": name,
+        "root": str(manifest.root),
+        "verified": verified,
+        "problems": problems,
+        "counts": counts(manifest),
+        "published": market1501.PUBLISHED if name == "market1501" else None,
+        "findings": [finding._asdict() for finding in findings],
+    }
+
+
+def _as_text(
+    name: str, manifest: Manifest, findings: list[Finding], problems: int, verified: bool
+) -> list[str]:
+    lines = [f"{name}: {manifest.root}"]
+    published = market1501.PUBLISHED if name == "market1501" else {}
+    for split, numbers in counts(manifest).items():
+        shown = [f"{numbers[key]:>7} {key}" for key in ("images", "ids", "cameras")]
+        beside = published.get(split)
+        if beside:
+            shown = [f"{text} (published {beside[key]})" for text, key in zip(shown, beside, strict=True)]
+        lines.append(f"  {split:8}{'  '.join(shown)}")
+    for level in ("problem", "note"):
+        for item in findings:
+            if item.level == level:
+                lines.append(f"{level}: {item.text}")
+                lines += [f"    {example}" for example in item.examples]
+                if len(item.examples) < item.count and item.examples:
+                    lines.append(f"    and {item.count - len(item.examples)} more")
+    depth = "every image decoded" if verified else "images not decoded; --verify does"
+    lines.append(f"{problems} problem{'s' if problems != 1 else ''} found ({depth})")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of data sets: each module has `read(root, ...) -> Manifest`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+
+from fastreid_ops.data.manifest import Manifest
+
+DATASETS = {
+    "csv": "fastreid_ops.data.datasets.csv_file:read",
+    "market1501": "fastreid_ops.data.datasets.market1501:read",
+    "people": "fastreid_ops.data.datasets.people:read",
+    "sample": "fastreid_ops.data.datasets.sample:read",
+}
+
+
+def read_dataset(name: str, root: str | os.PathLike[str] | None = None, **options: object) -> Manifest:
+    """Read a data set by its name in `DATASETS`, or a manifest by its file name ending in .csv.
+
+    Args:
+        name: "market1501", "people", "sample", "csv" or the name of a CSV file.
+        root: the data set's folder; for a CSV file the folder its relative paths start from (None: its own).
+            "people" and "sample" need none.
+        options: what the reader takes beyond that.
+
+    Raises:
+        ValueError: for a name that is not in the table (with the nearest one), a missing root, unknown
+            options, and whatever the reader finds wrong.
+    """
+    if str(name).lower().endswith(".csv"):
+        reader, arguments = _reader("csv"), {"path": name, "root": root, **options}
+        return reader(**_known("csv", reader, arguments))
+    if name not in DATASETS:
+        near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1, cutoff=0.5)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ValueError(
+            f"read_dataset: name: got {name!r}, expected one of {', '.join(DATASETS)} or the name of a .csv "
+            f"file{meant}"
+        )
+    reader = _reader(name)
+    if name == "csv":
+        if root is None:
+            raise ValueError("read_dataset: root: got None, expected the name of a CSV file")
+        return reader(**_known(name, reader, {"path": root, **options}))
+    needed = inspect.signature(reader).parameters["root"].default is inspect.Parameter.empty
+    if needed and root is None:
+        raise ValueError(f"read_dataset: root: got None, expected the folder that holds {name}")
+    return reader(root, **_known(name, reader, options))
+
+
+def _reader(name: str):
+    module, function = DATASETS[name].split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _known(name: str, reader, options: dict[str, object]) -> dict[str, object]:
+    parameters = inspect.signature(reader).parameters
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        unknown = [option for option in options if option not in parameters]
+        if unknown:
+            takes = ", ".join(option for option in parameters if option not in ("root", "path")) or "none"
+            raise ValueError(
+                f"read_dataset: options: got {unknown[0]!r}, expected options of {name}: {takes}"
+            )
+    return options

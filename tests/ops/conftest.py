@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the contract frame on the path, and prints at the end of a run how much of the contract was tried."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+COUNTS = ("contract cells", "contract comparisons", "malformed inputs", "opcheck samples", "determinism comparisons")
+
+
+@pytest.fixture
+def count(record_property):
+    """count("malformed inputs") adds one to that line of the summary (also from xdist's workers)."""
+    return lambda what, n=1: record_property(f"contract:{what}", n)
+
+
+@pytest.fixture
+def restore_threads():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def restore_isa():
+    from fastreid_ops import _C
+
+    active = _C.active_isa().name
+    yield
+    _C.set_isa(active)
+
+
+def pytest_terminal_summary(terminalreporter):
+    totals = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in getattr(report, "user_properties", []):
+            if name.startswith("contract:") and report.when == "call":
+                totals[name.removeprefix("contract:")] += value
+    if totals:
+        terminalreporter.section("op contract")
+        for name in COUNTS:
+            terminalreporter.line(f"{totals[name]:6d} {name}")
