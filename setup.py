@@ -254,7 +254,6 @@ def extension(name: str) -> Extension:
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[extension("_C"), extension("_cuda")]
-        + ([extension("numpy")] if (ROOT / "csrc/python/ranking.pyx").exists() else []),
+        ext_modules=[extension("_C"), extension("_cuda"), extension("numpy")],
         cmdclass={"build": FreshBuild, "build_ext": CMakeBuild},
     )

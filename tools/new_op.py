@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Write a new op from the template: `python tools/new_op.py NAME [--folder FOLDER]`.
 
-The template (tools/new_op_template) is a small op that builds and passes its tests as it comes out: rows scaled to length 1.
-Replace its arithmetic, keep its shape. Written are the op's own files and one entry each in CMakeLists.txt,
-fastreid_ops/__init__.py and tests/ops/specs.py. Either all of it is written or nothing.
+The template (tools/new_op_template) is a small op, rows scaled to length 1, that builds and passes its tests
+as it comes out. Replace its arithmetic, keep its shape. Written are the op's own files and one entry each in
+CMakeLists.txt, fastreid_ops/__init__.py and tests/ops/specs.py. Either all of it is written or nothing.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ FILES = {
 }
 # Folders of csrc that hold no op, and C++ words that Python does not keep.
 TAKEN_FOLDERS = ("common", "python", "tests")
-CPP_WORDS = frozenset(
-    "alignas alignof asm auto bool case catch char class concept const constexpr default delete do double enum explicit export "
-    "extern float friend goto inline int long mutable namespace new operator private protected public register requires short "
-    "signed sizeof static struct switch template this throw typedef typeid typename union unsigned using virtual void volatile "
-    "wchar_t main fastreid baseline avx2 avx512 cuda".split()
+CPP_WORDS = (
+    r"alignas|alignof|asm|auto|bool|case|catch|char|class|concept|const|constexpr|default|delete|"
+    r"do|double|enum|explicit|export|extern|float|friend|goto|inline|int|long|mutable|namespace|"
+    r"new|operator|private|protected|public|register|requires|short|signed|sizeof|static|struct|"
+    r"switch|template|this|throw|typedef|typeid|typename|union|unsigned|using|virtual|void|"
+    r"volatile|wchar_t|main|fastreid|baseline|avx2|avx512|cuda"
 )
 
 
@@ -52,18 +53,20 @@ class Refused(SystemExit):
 def checked_name(kind: str, name: str) -> str:
     """A snake_case word that can name a C++ function, a Python module and a file."""
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-        raise Refused(f"{kind}: got {name!r}, expected snake_case: lower-case letters, digits and single underscores")
-    if keyword.iskeyword(name) or keyword.issoftkeyword(name) or name in CPP_WORDS:
+        raise Refused(
+            f"{kind}: got {name!r}, expected snake_case: lower-case letters, digits and single underscores"
+        )
+    if keyword.iskeyword(name) or keyword.issoftkeyword(name) or re.fullmatch(CPP_WORDS, name):
         raise Refused(f"{kind}: got {name!r}, expected a word that C++ and Python leave free")
     return name
 
 
-def insert(text: str, pattern: str, line: str, file: str, *, last: bool = True) -> str:
-    """`text` with `line` after the last (or before the first) line that matches `pattern`."""
+def insert(text: str, pattern: str, line: str, file: str) -> str:
+    """`text` with `line` after the last line that matches `pattern`."""
     found = list(re.finditer(rf"^{pattern}.*\n", text, re.MULTILINE))
     if not found:
         raise Refused(f"{file} has no line like {pattern!r} any more: adapt tools/new_op.py")
-    at = found[-1].end() if last else found[0].start()
+    at = found[-1].end()
     return text[:at] + line + "\n" + text[at:]
 
 
@@ -83,12 +86,15 @@ def edited(root: Path, name: str, folder: str) -> dict[Path, str]:
         root / "tests" / "ops" / "specs.py",
     )
     texts = {file: file.read_text(encoding="utf-8") for file in (cmake, package, specs)}
-    texts[cmake] = insert(texts[cmake], r"fastreid_op\(\w+ \w+\)", f"fastreid_op({folder} {name})", cmake.name)
+    texts[cmake] = insert(
+        texts[cmake], r"fastreid_op\(\w+ \w+\)", f"fastreid_op({folder} {name})", cmake.name
+    )
 
     text = texts[package]
     imported = f"    from fastreid_ops.ops.{name} import {name}"
     text = insert(text, r"    from fastreid_ops\.ops\.\w+ import", imported, package.name)
-    text = insert(text, r'    "\w+": "fastreid_ops\.ops\.\w+",', f'    "{name}": "fastreid_ops.ops.{name}",', package.name)
+    entry = f'    "{name}": "fastreid_ops.ops.{name}",'
+    text = insert(text, r'    "\w+": "fastreid_ops\.ops\.\w+",', entry, package.name)
     public = re.search(r"^__all__ = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
     if public is None:
         raise Refused(f"{package.name} has no __all__ any more: adapt tools/new_op.py")
@@ -106,7 +112,11 @@ def edited(root: Path, name: str, folder: str) -> dict[Path, str]:
 
 def rendered(name: str, folder: str) -> dict[str, str]:
     """Path relative to the repository -> text of the new files."""
-    words = {"@name@": name, "@Name@": "".join(part.capitalize() for part in name.split("_")), "@folder@": folder}
+    words = {
+        "@name@": name,
+        "@Name@": "".join(part.capitalize() for part in name.split("_")),
+        "@folder@": folder,
+    }
     files = {}
     for source, target in FILES.items():
         text = (TEMPLATE / source).read_text(encoding="utf-8")
@@ -120,7 +130,9 @@ def new_op(root: Path, name: str, folder: str) -> list[str]:
     """Writes the op's files under `root` and returns their paths. Raises Refused, having written nothing."""
     checked_name("NAME", name)
     if checked_name("--folder", folder) in TAKEN_FOLDERS:
-        raise Refused(f"--folder: got {folder!r}, expected none of {', '.join(TAKEN_FOLDERS)}: those hold no op")
+        raise Refused(
+            f"--folder: got {folder!r}, expected none of {', '.join(TAKEN_FOLDERS)}: those hold no op"
+        )
     package = {path.stem for path in (root / "fastreid_ops").iterdir()}
     if name in package:
         raise Refused(f"NAME: got {name!r}, expected a new name: fastreid_ops.{name} is there")
@@ -132,7 +144,9 @@ def new_op(root: Path, name: str, folder: str) -> list[str]:
     schemas = "".join(file.read_text(encoding="utf-8") for file in sorted(root.glob("csrc/*/*_ops.cpp")))
     registered = re.findall(r'm\.def\(\s*"(\w+)\(', schemas)
     if name in registered or f"{name}_backward" in registered:
-        raise Refused(f"NAME: got {name!r}, expected a new name: torch.ops.fastreid.{name} is registered already")
+        raise Refused(
+            f"NAME: got {name!r}, expected a new name: torch.ops.fastreid.{name} is registered already"
+        )
     listed = {root / path: text for path, text in files.items()} | texts
     write_all(listed, {file: file.read_text(encoding="utf-8") for file in texts})
     return list(files)
@@ -164,7 +178,9 @@ def write_all(files: dict[Path, str], before: dict[Path, str]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="new_op", description=__doc__.splitlines()[0])
     parser.add_argument("name", metavar="NAME", help="snake_case name of the op: its function, its files")
-    parser.add_argument("--folder", help="its folder in csrc (default: NAME); an existing one for an op of the same family")
+    parser.add_argument(
+        "--folder", help="its folder in csrc, NAME unless given; an existing one for a family of ops"
+    )
     options = parser.parse_args(arguments)
     for path in new_op(ROOT, options.name, options.folder or options.name):
         print(path)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every CUDA file of the project starts from: the one way to launch a kernel, the one way to reach dynamic
-// shared memory, conversions of the four floating types, warp and block reductions.
+// What every CUDA file of the project starts from: the one way to launch a kernel, the one way to reach
+// dynamic shared memory, conversions of the four floating types, warp and block reductions.
 //
-// Kernels stay free of the triple-bracket launch, inline PTX and `#ifdef`s so that csrc/tests/emulation can run them on the host.
+// Kernels stay free of the triple-bracket launch, inline PTX and `#ifdef`s so that csrc/tests/emulation can
+// run them on the host.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,18 +19,20 @@ constexpr int kWarpSize = 32;
 constexpr unsigned kFullMask = 0xffffffffu;
 constexpr int kMaxBlockThreads = 1024;
 
-// cudaLaunchKernelEx rather than triple brackets, so that the error of this launch comes back and not one left over from an earlier call.
-// Arguments must be convertible to the kernel's parameters; an empty grid is the caller's to avoid (CUDA refuses it).
-// More than 48 KiB of dynamic shared memory needs an opt-in per kernel and device, which is asked for here.
+// cudaLaunchKernelEx rather than triple brackets, so that the error of this launch comes back and not one
+// left over from an earlier call. Arguments must be convertible to the kernel's parameters; an empty grid is
+// the caller's to avoid (CUDA refuses it). More than 48 KiB of dynamic shared memory needs an opt-in per
+// kernel and device, which is asked for here.
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
-                   Arguments... arguments) {
-  static_assert(sizeof...(Parameters) == sizeof...(Arguments), "kernel and launch differ in their argument count");
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes,
+                   cudaStream_t stream, Arguments... arguments) {
+  static_assert(sizeof...(Parameters) == sizeof...(Arguments),
+                "kernel and launch differ in their argument count");
   constexpr std::size_t kWithoutOptIn = 48 * 1024;
   if (shared_bytes > kWithoutOptIn) {
-    const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                                   cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   static_cast<int>(shared_bytes));
+    const cudaError_t error =
+        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
   // By position: the emulation makes the name blockDim a macro.
@@ -37,12 +40,14 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::si
   return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
-// Number of blocks of `block` items that cover `items`; the caller checks it against the grid limit (2^31 - 1 in x,
-// 65535 in y and z) or strides over the grid.
-constexpr std::int64_t blocks_for(std::int64_t items, std::int64_t block) { return (items + block - 1) / block; }
+// Number of blocks of `block` items that cover `items`; the caller checks it against the grid limit (2^31 - 1
+// in x, 65535 in y and z) or strides over the grid.
+constexpr std::int64_t blocks_for(std::int64_t items, std::int64_t block) {
+  return (items + block - 1) / block;
+}
 
-// The block's dynamic shared memory, 16-byte aligned. Every call in a kernel returns the same address: a kernel that
-// wants several arrays divides it itself, widest type first.
+// The block's dynamic shared memory, 16-byte aligned. Every call in a kernel returns the same address: a
+// kernel that wants several arrays divides it itself, widest type first.
 #ifndef FASTREID_EMULATION
 template <typename T>
 __device__ __forceinline__ T* dynamic_shared() {
@@ -111,8 +116,8 @@ struct Minimum {
   }
 };
 
-// Reduction over a whole warp; every lane must take part and every lane gets the result. The tree is fixed, so the
-// same values give the same bits.
+// Reduction over a whole warp; every lane must take part and every lane gets the result. The tree is fixed,
+// so the same values give the same bits.
 template <typename T, typename Operation>
 __device__ __forceinline__ T warp_reduce(T value, Operation operation) {
   for (int offset = kWarpSize / 2; offset > 0; offset /= 2) {
@@ -132,8 +137,9 @@ __device__ __forceinline__ T warp_scan(T value, Operation operation) {
   return value;
 }
 
-// Reduction over a one-dimensional block whose size is a multiple of 32; every thread must call it and gets the result.
-// It may be called again at once: the closing barrier keeps the next call's writes behind this call's reads.
+// Reduction over a one-dimensional block whose size is a multiple of 32; every thread must call it and gets
+// the result. It may be called again at once: the closing barrier keeps the next call's writes behind this
+// call's reads.
 template <typename T, typename Operation>
 static __device__ T block_reduce(T value, T identity, Operation operation) {
   __shared__ T partial[kMaxBlockThreads / kWarpSize];

@@ -7,15 +7,17 @@
 ``evaluate_torchreid``  the same function under a name that says which.
 ``evaluate_fastreid``   in place of fast-reid's ``rank_cy.evaluate_cy``: same arguments, returns (cmc, APs, INPs).
 
-    from fastreid_ops.numpy import evaluate_cy                          # where torchreid's was imported
-    from fastreid_ops.numpy import evaluate_fastreid as evaluate_cy     # where fast-reid's was
+    from fastreid_ops.numpy import evaluate_cy                        # where torchreid's was imported
+    from fastreid_ops.numpy import evaluate_fastreid as evaluate_cy   # where fast-reid's was
 
-What differs from those two: equal distances are ordered by gallery index (theirs by an unstable sort), sums are float64
-(theirs float32), float64 distances are not rounded to float32 first, NaN and Inf are refused, CMC entries past the last
-kept gallery entry are right, and no query with a match is a ValueError that counts the reasons.
+What differs from those two: equal distances are ordered by gallery index (theirs by an unstable sort), sums
+are float64 (theirs float32), float64 distances are not rounded to float32 first, NaN and Inf are refused, CMC
+entries past the last kept gallery entry are right, and no query with a match is a ValueError that counts the
+reasons.
 
-Shapes, NaN, Ties, Determinism, Memory: as ``fastreid_ops.rank_metrics``. The matrix is read where it lies, whatever its
-strides; it is copied only if it is a list, holds integers, is byte-swapped or not aligned. The GIL is released.
+Shapes, NaN, Ties, Determinism, Memory: as ``fastreid_ops.rank_metrics``. The matrix is read where it lies,
+whatever its strides; it is copied only if it is a list, holds integers, is byte-swapped or not aligned. The GIL
+is released while it is read.
 """
 import os
 from collections import namedtuple
@@ -70,8 +72,9 @@ cdef extern from *:
     #include "ranking/ranking.h"
 
     // Rows are shared out in equal, contiguous parts; a part whose thread cannot be started runs here.
-    static void fastreid_rank(const fastreid::RankingProblem& problem, const fastreid::RankingRows& rows, int64_t largest,
-                              int64_t threads, int64_t max_rank, double* cmc, double* means) {
+    static void fastreid_rank(const fastreid::RankingProblem& problem, const fastreid::RankingRows& rows,
+                              int64_t largest, int64_t threads, int64_t max_rank, double* cmc,
+                              double* means) {
       const fastreid::RankingKernels& kernels = FASTREID_KERNELS(ranking_kernels);
       if (threads < 1) threads = static_cast<int64_t>(std::thread::hardware_concurrency());
       if (threads > problem.queries) threads = problem.queries;
@@ -79,7 +82,8 @@ cdef extern from *:
       const int64_t words = kernels.scratch_bytes(largest) / 8 + 1;
       std::vector<int64_t> scratch(static_cast<size_t>(words * threads));
       const auto part = [&](int64_t t) {
-        kernels.rows(&problem, problem.queries * t / threads, problem.queries * (t + 1) / threads, &scratch[words * t], &rows);
+        const int64_t first = problem.queries * t / threads, last = problem.queries * (t + 1) / threads;
+        kernels.rows(&problem, first, last, &scratch[words * t], &rows);
       };
       std::vector<std::thread> pool;
       pool.reserve(static_cast<size_t>(threads));
@@ -95,7 +99,8 @@ cdef extern from *:
       kernels.summary(problem.queries, max_rank, &rows, cmc, means);
     }
     """
-    void fastreid_rank(const RankingProblem&, const RankingRows&, int64_t, int64_t, int64_t, double*, double*) except + nogil
+    void fastreid_rank(const RankingProblem&, const RankingRows&, int64_t, int64_t, int64_t, double*,
+                       double*) except + nogil
 
 ctypedef fused real:
     float
@@ -108,12 +113,13 @@ _ISAS = ("baseline", "avx2", "avx512")
 if os.environ.get("FASTREID_ISA", "baseline") not in _ISAS:
     raise ValueError(f"FASTREID_ISA: got {os.environ['FASTREID_ISA']!r}, expected baseline, avx2 or avx512")
 
-RankMetrics = namedtuple("RankMetrics", "cmc mAP mINP ap inp first_rank num_relevant status", module=__name__)
-RankMetrics.__doc__ = """As ``fastreid_ops.ops.ranking.RankMetrics``, with NumPy arrays; mAP and mINP are floats."""
+_FIELDS = "cmc mAP mINP ap inp first_rank num_relevant status"
+RankMetrics = namedtuple("RankMetrics", _FIELDS, module=__name__)
+RankMetrics.__doc__ = "As ``fastreid_ops.ops.ranking.RankMetrics``, with NumPy arrays; mAP and mINP are floats."
 
 
-def rank_metrics(distance, query_pids, gallery_pids, query_camids=None, gallery_camids=None, *, camera_rule="same_pid",
-                 ap="step", max_rank=50, check_finite=True, num_threads=0):
+def rank_metrics(distance, query_pids, gallery_pids, query_camids=None, gallery_camids=None, *,
+                 camera_rule="same_pid", ap="step", max_rank=50, check_finite=True, num_threads=0):
     """CMC, mAP and mINP of a query x gallery distance matrix: ``fastreid_ops.rank_metrics`` on NumPy arrays.
 
     Args:
@@ -130,38 +136,43 @@ def rank_metrics(distance, query_pids, gallery_pids, query_camids=None, gallery_
         TypeError, ValueError: "rank_metrics: argument: got X, expected Y".
     """
     names = ("distance", "query_pids", "gallery_pids", "query_camids", "gallery_camids")
-    return _rank("rank_metrics", names, distance, query_pids, gallery_pids, query_camids, gallery_camids, camera_rule, ap,
-                 max_rank, check_finite, num_threads)
+    return _rank("rank_metrics", names, distance, query_pids, gallery_pids, query_camids, gallery_camids,
+                 camera_rule, ap, max_rank, check_finite, num_threads)
 
 
-def evaluate_cy(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03=False, *, num_threads=0):
+def evaluate_cy(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03=False, *,
+                num_threads=0):
     """Market-1501 evaluation with torchreid's signature and result.
 
     Args:
         distmat: (Q, G) distances; q_pids, g_pids, q_camids, g_camids: integer labels.
         max_rank: length of the CMC; at most G entries are returned, as there.
-        use_metric_cuhk03: only False; the single-gallery-shot metric of the classic CUHK03 split is not supported.
+        use_metric_cuhk03: only False; the single-gallery-shot metric of the classic CUHK03 split is not
+            supported.
 
     Returns:
         (cmc, mAP): (min(max_rank, G),) float32 and a float, fractions of 1.
     """
-    found = _evaluate("evaluate_cy", distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03, num_threads)
+    found = _evaluate("evaluate_cy", distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03,
+                      num_threads)
     return found.cmc[: np.shape(distmat)[1]].astype(np.float32), found.mAP
 
 
 evaluate_torchreid = evaluate_cy
 
 
-def evaluate_fastreid(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03=False, *, num_threads=0):
+def evaluate_fastreid(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03=False, *,
+                      num_threads=0):
     """Market-1501 evaluation with fast-reid's signature and result.
 
     Args: as ``evaluate_cy``.
 
     Returns:
-        (cmc, all_AP, all_INP): (min(max_rank, G),), (valid queries,), (valid queries,), float32; queries without a match
-        are left out, the others keep their order.
+        (cmc, all_AP, all_INP): (min(max_rank, G),), (valid queries,), (valid queries,), float32; queries without
+        a match are left out, the others keep their order.
     """
-    found = _evaluate("evaluate_fastreid", distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03, num_threads)
+    found = _evaluate("evaluate_fastreid", distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03,
+                      num_threads)
     valid = found.status == 0
     cmc, ap, inp = found.cmc[: np.shape(distmat)[1]], found.ap[valid], found.inp[valid]
     return cmc.astype(np.float32), ap.astype(np.float32), inp.astype(np.float32)
@@ -169,10 +180,11 @@ def evaluate_fastreid(distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use
 
 def _evaluate(op, distmat, q_pids, g_pids, q_camids, g_camids, max_rank, use_metric_cuhk03, num_threads):
     if use_metric_cuhk03:
-        raise ValueError(_message(op, "use_metric_cuhk03", "True", "False: only the Market-1501 metric is supported here, "
-                                  "not the single-gallery-shot one of the classic CUHK03 split"))
+        raise ValueError(_message(op, "use_metric_cuhk03", "True", "False: only the Market-1501 metric is supported "
+                                  "here, not the single-gallery-shot one of the classic CUHK03 split"))
     names = ("distmat", "q_pids", "g_pids", "q_camids", "g_camids")
-    return _rank(op, names, distmat, q_pids, g_pids, q_camids, g_camids, "same_pid", "step", max_rank, True, num_threads)
+    return _rank(op, names, distmat, q_pids, g_pids, q_camids, g_camids, "same_pid", "step", max_rank, True,
+                 num_threads)
 
 
 def _message(op, argument, got, expected):
@@ -201,8 +213,8 @@ def _distances(op, argument, value):
     if array.ndim != 2:
         raise ValueError(_message(op, argument, f"shape {array.shape}", "(Q, G), 2 dimensions"))
     if array.shape[1] == 0:
-        raise ValueError(_message(op, argument, f"shape {array.shape}", "at least 1 in dimension 1, an empty gallery ranks "
-                                  "nothing: check the gallery list and how it was filtered"))
+        raise ValueError(_message(op, argument, f"shape {array.shape}", "at least 1 in dimension 1, an empty gallery "
+                                  "ranks nothing: check the gallery list and how it was filtered"))
     whole = all(stride % array.itemsize == 0 for stride in array.strides)
     if not (array.dtype.isnative and array.flags.aligned and whole):
         array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
@@ -214,7 +226,8 @@ def _labels(op, argument, value, size):
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(_message(op, argument, array.dtype, "an integer dtype"))
     if array.shape != (size,):
-        raise ValueError(_message(op, argument, f"shape {array.shape}", f"({size},), one label for each row or column"))
+        expected = f"({size},), one label for each row or column"
+        raise ValueError(_message(op, argument, f"shape {array.shape}", expected))
     if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
         raise ValueError(_message(op, argument, "labels above 2**63 - 1", "labels that fit int64"))
     return np.ascontiguousarray(array, dtype=np.int64)
@@ -234,8 +247,8 @@ cdef void _describe(const real[:, :] distance, RankingProblem* problem):
         problem.dtype = RankingDtype.float16
 
 
-def _rank(op, names, distance, query_pids, gallery_pids, query_camids, gallery_camids, camera_rule, ap, max_rank,
-          check_finite, num_threads):
+def _rank(op, names, distance, query_pids, gallery_pids, query_camids, gallery_camids, camera_rule, ap,
+          max_rank, check_finite, num_threads):
     distance = _distances(op, names[0], distance)
     queries, gallery = distance.shape
     _choice(op, "camera_rule", camera_rule, ("same_pid", "none"))
@@ -250,7 +263,8 @@ def _rank(op, names, distance, query_pids, gallery_pids, query_camids, gallery_c
     # One entry more than needed, so that &array[0] is there for zero queries.
     cdef const int64_t[::1] members = order.astype(np.int64)
     cdef const int64_t[::1] begin = np.append(np.searchsorted(sorted_pids, query_pids), 0).astype(np.int64)
-    cdef const int64_t[::1] end = np.append(np.searchsorted(sorted_pids, query_pids, side="right"), 0).astype(np.int64)
+    ends = np.searchsorted(sorted_pids, query_pids, side="right")
+    cdef const int64_t[::1] end = np.append(ends, 0).astype(np.int64)
     cdef const int64_t[::1] query_cams
     cdef const int64_t[::1] gallery_cams
     cdef RankingProblem problem
@@ -301,7 +315,8 @@ def _rank(op, names, distance, query_pids, gallery_pids, query_camids, gallery_c
     if check_finite and nonfinite.any():
         at = nonfinite.nonzero()[0]
         nan = int(np.isnan(distance[at]).sum())
-        got = f"{nan} NaN and {int(nonfinite.sum()) - nan} Inf in {len(at)} row(s), first in row {at[0]}"
+        inf = int(nonfinite.sum()) - nan
+        got = f"{nan} NaN and {inf} Inf in {len(at)} row(s), first in row {at[0]}"
         raise ValueError(_message(op, names[0], got, "finite numbers only"))
     if queries > 0 and not (status == 0).any():
         absent = int((status == 1).sum())

@@ -5,16 +5,17 @@
 namespace fastreid::FASTREID_ISA {
 namespace {
 
-// Entries of the row that are turned into keys at a time: 8 or 16 KiB, which stay in the first-level cache while every
-// relevant entry is counted against them.
+// Entries of the row that are turned into keys at a time: 8 or 16 KiB, which stay in the first-level cache
+// while every relevant entry is counted against them.
 constexpr int64_t kBlock = 2048;
-// Relevant entries counted per pass over a block: eight counters and eight thresholds fit the registers of every set.
+// Relevant entries counted per pass over a block: eight counters and eight thresholds fit the registers of
+// every set.
 constexpr int kGroup = 8;
 // Above this many relevant entries a binary search per gallery entry beats one comparison per relevant entry.
 constexpr int64_t kSearchFrom = 256;
 
-// Floating-point numbers as integers in the same order: flip the magnitude bits of negative ones, make -0.0 into 0.0
-// and any NaN the largest key. No key is the smallest integer, so key - 1 never wraps.
+// Floating-point numbers as integers in the same order: flip the magnitude bits of negative ones, make -0.0
+// into 0.0 and any NaN the largest key. No key is the smallest integer, so key - 1 never wraps.
 template <class Bits_, class Signed_, class Key_, Key_ infinity>
 struct Dtype {
   typedef Bits_ Bits __attribute__((may_alias));
@@ -44,7 +45,8 @@ int64_t read_keys(const typename T::Bits* row, int64_t stride, int64_t n, typena
   if (stride == 1) {
     for (int64_t j = 0; j < n; ++j) nonfinite += T::nonfinite(row[j]), keys[j] = T::key(row[j]);
   } else {
-    for (int64_t j = 0; j < n; ++j) nonfinite += T::nonfinite(row[j * stride]), keys[j] = T::key(row[j * stride]);
+    for (int64_t j = 0; j < n; ++j)
+      nonfinite += T::nonfinite(row[j * stride]), keys[j] = T::key(row[j * stride]);
   }
   return nonfinite;
 }
@@ -58,7 +60,9 @@ struct Relevant {
   Key* key;
   int64_t size;
 
-  bool less(int64_t a, int64_t b) const { return key[a] < key[b] || (key[a] == key[b] && index[a] < index[b]); }
+  bool less(int64_t a, int64_t b) const {
+    return key[a] < key[b] || (key[a] == key[b] && index[a] < index[b]);
+  }
 
   void swap(int64_t a, int64_t b) {
     const Key k = key[a];
@@ -112,7 +116,8 @@ void count_at_most(const Key* keys, int64_t n, const Key* thresholds, int64_t* c
   counts[4] = c4, counts[5] = c5, counts[6] = c6, counts[7] = c7;
 }
 
-// Adds to ahead[] what the block's entries first .. first + n - 1 contribute: equal keys count up to the entry itself.
+// Adds to ahead[] what the block's entries first .. first + n - 1 contribute: equal keys count up to the
+// entry itself.
 template <class Key>
 void count_by_comparing(const Key* keys, int64_t first, int64_t n, const Relevant<Key>& relevant) {
   for (int64_t begin = 0; begin < relevant.size; begin += kGroup) {
@@ -168,7 +173,8 @@ double average_precision(const int64_t* ranks, int64_t n_relevant, ApRule rule) 
 }
 
 template <class T>
-void rank_query(const RankingProblem& problem, int64_t q, Relevant<typename T::Key>& relevant, const RankingRows& result) {
+void rank_query(const RankingProblem& problem, int64_t q, Relevant<typename T::Key>& relevant,
+                const RankingRows& result) {
   using Key = typename T::Key;
   using Bits = typename T::Bits;
   const Bits* row = static_cast<const Bits*>(problem.distance) + q * problem.row_stride;
@@ -224,7 +230,8 @@ void rank_query(const RankingProblem& problem, int64_t q, Relevant<typename T::K
 }
 
 template <class T>
-void rank_queries(const RankingProblem& problem, int64_t first, int64_t last, void* scratch, const RankingRows& result) {
+void rank_queries(const RankingProblem& problem, int64_t first, int64_t last, void* scratch,
+                  const RankingRows& result) {
   int64_t largest = 0;
   for (int64_t q = first; q < last; ++q) {
     const int64_t size = problem.end[q] - problem.begin[q];
@@ -240,12 +247,17 @@ void rank_queries(const RankingProblem& problem, int64_t first, int64_t last, vo
 
 int64_t scratch_bytes(int64_t largest_group) { return largest_group * 32; }
 
-void rows(const RankingProblem* problem, int64_t first, int64_t last, void* scratch, const RankingRows* result) {
+void rows(const RankingProblem* problem, int64_t first, int64_t last, void* scratch,
+          const RankingRows* result) {
   switch (problem->dtype) {
-    case RankingDtype::float32: return rank_queries<Float32>(*problem, first, last, scratch, *result);
-    case RankingDtype::float64: return rank_queries<Float64>(*problem, first, last, scratch, *result);
-    case RankingDtype::bfloat16: return rank_queries<Bfloat16>(*problem, first, last, scratch, *result);
-    case RankingDtype::float16: return rank_queries<Float16>(*problem, first, last, scratch, *result);
+    case RankingDtype::float32:
+      return rank_queries<Float32>(*problem, first, last, scratch, *result);
+    case RankingDtype::float64:
+      return rank_queries<Float64>(*problem, first, last, scratch, *result);
+    case RankingDtype::bfloat16:
+      return rank_queries<Bfloat16>(*problem, first, last, scratch, *result);
+    case RankingDtype::float16:
+      return rank_queries<Float16>(*problem, first, last, scratch, *result);
   }
 }
 

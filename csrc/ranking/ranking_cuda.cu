@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CUDA kernels of ranking.h: one block per query, relevant entries in shared memory, integer counts only until the end.
+// CUDA kernels of ranking.h: one block per query, relevant entries in shared memory, integer counts only
+// until the end.
 #include "common/launch.cuh"
 #include "ranking/ranking.h"
 
@@ -7,8 +8,8 @@ namespace fastreid {
 namespace {
 
 constexpr int kThreads = 256;
-// Relevant entries in shared memory at a time, one for each thread. A query with more members than this goes through the
-// row once per chunk, and its ranks lie in global scratch.
+// Relevant entries in shared memory at a time, one for each thread. A query with more members than this goes
+// through the row once per chunk, and its ranks lie in global scratch.
 constexpr int kChunk = kThreads;
 // Counters in shared memory have 32 bits (64-bit ones are not native there); they are emptied this often.
 constexpr int64_t kSegment = int64_t{1} << 30;
@@ -60,11 +61,12 @@ __device__ double precision_term(int64_t n, int64_t rank, ApRule rule) {
   const double precision = static_cast<double>(n) / static_cast<double>(rank);
   if (rule == ApRule::step) return precision;
   const double before = rank > 1 ? static_cast<double>(n - 1) / static_cast<double>(rank - 1) : 1.0;
-  return (before + precision) * 0.5;  // halving is exact, so a fused multiply-add in the caller changes nothing
+  // Halving is exact, so a fused multiply-add in the caller would change nothing.
+  return (before + precision) * 0.5;
 }
 
-// Queries with at most kChunk members where !large, the others where large: so neither kernel needs to know on the host
-// how many members the largest identity has.
+// Queries with at most kChunk members where !large, the others where large: so neither kernel needs to know
+// on the host how many members the largest identity has.
 template <class T>
 __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool large, int64_t* scratch) {
   using Key = typename T::Key;
@@ -170,7 +172,8 @@ __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool 
       result.num_relevant[q] = relevant;
       result.status[q] = relevant > 0 ? kValid : begin < end ? kSameCameraOnly : kAbsentPid;
       result.first_rank[q] = relevant > 0 ? ranks[0] : 0;
-      result.inp[q] = relevant > 0 ? static_cast<double>(relevant) / static_cast<double>(ranks[relevant - 1]) : 0.0;
+      result.inp[q] =
+          relevant > 0 ? static_cast<double>(relevant) / static_cast<double>(ranks[relevant - 1]) : 0.0;
       result.ap[q] = relevant > 0 ? sum / static_cast<double>(relevant) : 0.0;
     }
     __syncthreads();  // ranks are read before the next query writes them
@@ -191,10 +194,12 @@ __device__ double ordered_sum(const double* values, int64_t n, double* sums) {
   return total;
 }
 
-__global__ void ranking_summary_kernel(int64_t queries, int64_t max_rank, RankingRows rows, double* cmc, double* means) {
+__global__ void ranking_summary_kernel(int64_t queries, int64_t max_rank, RankingRows rows, double* cmc,
+                                       double* means) {
   __shared__ double sums[kRankingLanes];
   __shared__ unsigned long long tile[kRankingLanes];
-  unsigned long long* counts = reinterpret_cast<unsigned long long*>(cmc);  // until the fractions take their place
+  // The counts lie where the fractions will.
+  unsigned long long* counts = reinterpret_cast<unsigned long long*>(cmc);
   for (int64_t k = threadIdx.x; k < max_rank; k += kRankingLanes) counts[k] = 0;
   __syncthreads();
   int64_t valid = 0;
@@ -233,38 +238,46 @@ int64_t large_blocks(int64_t queries, int64_t gallery) {
 }
 
 template <class T>
-cudaError_t launch_both(const RankingProblem& problem, int64_t* scratch, const RankingRows& result, cudaStream_t stream) {
+cudaError_t launch_both(const RankingProblem& problem, int64_t* scratch, const RankingRows& result,
+                        cudaStream_t stream) {
   const int64_t blocks = problem.queries < kSmallBlocks ? problem.queries : kSmallBlocks;
-  const cudaError_t error = launch(ranking_kernel<T>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, stream, problem,
-                                   result, false, nullptr);
+  const cudaError_t error = launch(ranking_kernel<T>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,
+                                   stream, problem, result, false, nullptr);
   const int64_t large = large_blocks(problem.queries, problem.gallery);
   if (error != cudaSuccess || large == 0) return error;
-  return launch(ranking_kernel<T>, dim3(static_cast<unsigned>(large)), dim3(kThreads), 0, stream, problem, result, true, scratch);
+  return launch(ranking_kernel<T>, dim3(static_cast<unsigned>(large)), dim3(kThreads), 0, stream, problem,
+                result, true, scratch);
 }
 
 }  // namespace
 
 namespace cuda {
 
-int64_t ranking_scratch(int64_t queries, int64_t gallery) { return large_blocks(queries, gallery) * gallery * 8; }
+int64_t ranking_scratch(int64_t queries, int64_t gallery) {
+  return large_blocks(queries, gallery) * gallery * 8;
+}
 
 int launch_ranking(const RankingProblem& problem, void* scratch, const RankingRows& result, void* stream) {
   if (problem.queries == 0) return cudaSuccess;
   int64_t* ranks = static_cast<int64_t*>(scratch);
   cudaStream_t on = static_cast<cudaStream_t>(stream);
   switch (problem.dtype) {
-    case RankingDtype::float32: return launch_both<Float32>(problem, ranks, result, on);
-    case RankingDtype::float64: return launch_both<Float64>(problem, ranks, result, on);
-    case RankingDtype::bfloat16: return launch_both<Bfloat16>(problem, ranks, result, on);
-    case RankingDtype::float16: return launch_both<Float16>(problem, ranks, result, on);
+    case RankingDtype::float32:
+      return launch_both<Float32>(problem, ranks, result, on);
+    case RankingDtype::float64:
+      return launch_both<Float64>(problem, ranks, result, on);
+    case RankingDtype::bfloat16:
+      return launch_both<Bfloat16>(problem, ranks, result, on);
+    case RankingDtype::float16:
+      return launch_both<Float16>(problem, ranks, result, on);
   }
   return cudaErrorInvalidValue;
 }
 
-int launch_ranking_summary(int64_t queries, int64_t max_rank, const RankingRows& rows, double* cmc, double* means,
-                           void* stream) {
-  return launch(ranking_summary_kernel, dim3(1), dim3(kRankingLanes), 0, static_cast<cudaStream_t>(stream), queries,
-                max_rank, rows, cmc, means);
+int launch_ranking_summary(int64_t queries, int64_t max_rank, const RankingRows& rows, double* cmc,
+                           double* means, void* stream) {
+  return launch(ranking_summary_kernel, dim3(1), dim3(kRankingLanes), 0, static_cast<cudaStream_t>(stream),
+                queries, max_rank, rows, cmc, means);
 }
 
 }  // namespace cuda

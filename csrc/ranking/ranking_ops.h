@@ -23,11 +23,16 @@ inline constexpr const char* kRankingOp = "rank_metrics";
 inline RankingDtype ranking_dtype(const Tensor& distance) {
   using torch::headeronly::ScalarType;
   switch (distance.scalar_type()) {
-    case ScalarType::Float: return RankingDtype::float32;
-    case ScalarType::Double: return RankingDtype::float64;
-    case ScalarType::BFloat16: return RankingDtype::bfloat16;
-    case ScalarType::Half: return RankingDtype::float16;
-    default: refuse(kRankingOp, "distance", "another dtype", "float32, float64, bfloat16 or float16");
+    case ScalarType::Float:
+      return RankingDtype::float32;
+    case ScalarType::Double:
+      return RankingDtype::float64;
+    case ScalarType::BFloat16:
+      return RankingDtype::bfloat16;
+    case ScalarType::Half:
+      return RankingDtype::float16;
+    default:
+      refuse(kRankingOp, "distance", "another dtype", "float32, float64, bfloat16 or float16");
   }
 }
 
@@ -35,11 +40,12 @@ inline RankingDtype ranking_dtype(const Tensor& distance) {
 class RankingCall {
  public:
   RankingCall(const Tensor& distance, const Tensor& members, const Tensor& begin, const Tensor& end,
-              const std::optional<Tensor>& query_camids, const std::optional<Tensor>& gallery_camids, int64_t camera_rule,
-              int64_t ap_rule, int64_t max_rank)
+              const std::optional<Tensor>& query_camids, const std::optional<Tensor>& gallery_camids,
+              int64_t camera_rule, int64_t ap_rule, int64_t max_rank)
       : max_rank(max_rank) {
     FASTREID_CHECK(distance.dim() == 2, kRankingOp, "distance", shown(distance.dim()) + " dimensions", "2");
-    FASTREID_CHECK(camera_rule == 0 || camera_rule == 1, kRankingOp, "camera_rule", shown(camera_rule), "0 or 1");
+    FASTREID_CHECK(camera_rule == 0 || camera_rule == 1, kRankingOp, "camera_rule", shown(camera_rule),
+                   "0 or 1");
     FASTREID_CHECK(ap_rule == 0 || ap_rule == 1, kRankingOp, "ap", shown(ap_rule), "0 or 1");
     FASTREID_CHECK(max_rank >= 1, kRankingOp, "max_rank", shown(max_rank), "at least 1");
     problem.distance = distance.const_data_ptr();
@@ -74,8 +80,9 @@ class RankingCall {
     int32_t device;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
     AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-                                                           dtype, device, like.get_device_index(), &handle));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                           strides.data(), dtype, device,
+                                                           like.get_device_index(), &handle));
     return Tensor(handle);
   }
 
@@ -90,8 +97,10 @@ class RankingCall {
   Tensor counts;  // (4, Q) int64: first rank, relevant entries, status, non-finite entries
 
  private:
-  static const int64_t* integers(const char* argument, const Tensor& tensor, int64_t size, const Tensor& distance) {
-    const bool right = tensor.is_cpu() == distance.is_cpu() && tensor.get_device_index() == distance.get_device_index() &&
+  static const int64_t* integers(const char* argument, const Tensor& tensor, int64_t size,
+                                 const Tensor& distance) {
+    const bool right = tensor.is_cpu() == distance.is_cpu() &&
+                       tensor.get_device_index() == distance.get_device_index() &&
                        tensor.scalar_type() == torch::headeronly::ScalarType::Long && tensor.dim() == 1 &&
                        tensor.size(0) == size && tensor.is_contiguous();
     FASTREID_CHECK(right, kRankingOp, argument, "another tensor",

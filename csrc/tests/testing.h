@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The tests' own few lines of a test framework: cases register themselves, checks count and say what came, main() is here.
+// The tests' own few lines of a test framework: cases register themselves, checks count and say what came,
+// main() is here.
 //
 //     CASE(adds) { CHECK_EQUAL(1 + 1, 2); }
 //
-// A program runs the cases whose names contain its first argument (all without one); its status is 1 if a check failed.
+// A program runs the cases whose names contain its first argument (all without one); its status is 1 if a
+// check failed.
 #pragma once
 
 #include <cmath>
@@ -53,7 +55,8 @@ inline void check(bool passed, const char* file, int line, const std::function<s
   ++checks;
   if (passed) return;
   // A wrong kernel is wrong a thousand times; the first few say enough.
-  if (++failures <= 10) std::fprintf(stderr, "%s:%d: FAILED:%s %s\n", file, line, context.c_str(), message().c_str());
+  if (++failures <= 10)
+    std::fprintf(stderr, "%s:%d: FAILED:%s %s\n", file, line, context.c_str(), message().c_str());
 }
 
 template <typename A, typename B>
@@ -70,12 +73,17 @@ inline bool near(double got, double expected, double absolute, double relative) 
   return got == expected || std::fabs(got - expected) <= absolute + relative * std::fabs(expected);
 }
 
-// A generator of its own for each test: same numbers on every machine (the standard's distributions promise no such thing).
+// A generator of its own for each test: same numbers on every machine (the standard's distributions promise
+// no such thing).
 class Random {
  public:
   explicit Random(unsigned seed) : engine_(seed) {}
-  std::int64_t below(std::int64_t bound) { return static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(bound)); }
-  double uniform(double low, double high) { return low + (high - low) * static_cast<double>(engine_() >> 11) * 0x1p-53; }
+  std::int64_t below(std::int64_t bound) {
+    return static_cast<std::int64_t>(engine_() % static_cast<std::uint64_t>(bound));
+  }
+  double uniform(double low, double high) {
+    return low + (high - low) * static_cast<double>(engine_() >> 11) * 0x1p-53;
+  }
 
  private:
   std::mt19937_64 engine_;
@@ -83,18 +91,19 @@ class Random {
 
 }  // namespace testing
 
-#define CASE(name)                                                           \
-  static void name();                                                        \
-  static const ::testing::Register register_##name(#name, name);             \
+#define CASE(name)                                               \
+  static void name();                                            \
+  static const ::testing::Register register_##name(#name, name); \
   static void name()
 #define CHECK(condition) \
   ::testing::check(static_cast<bool>(condition), __FILE__, __LINE__, [&] { return std::string(#condition); })
-#define CHECK_EQUAL(got, expected)                                           \
-  ::testing::check((got) == (expected), __FILE__, __LINE__,                  \
+#define CHECK_EQUAL(got, expected)                          \
+  ::testing::check((got) == (expected), __FILE__, __LINE__, \
                    [&] { return ::testing::got_expected(#got, (got), (expected)); })
-#define CHECK_NEAR(got, expected, absolute, relative)                                                              \
-  ::testing::check(::testing::near(static_cast<double>(got), static_cast<double>(expected), (absolute), (relative)), \
-                   __FILE__, __LINE__, [&] { return ::testing::got_expected(#got, (got), (expected)); })
+#define CHECK_NEAR(got, expected, absolute, relative)                                                   \
+  ::testing::check(                                                                                     \
+      ::testing::near(static_cast<double>(got), static_cast<double>(expected), (absolute), (relative)), \
+      __FILE__, __LINE__, [&] { return ::testing::got_expected(#got, (got), (expected)); })
 
 #ifndef TESTING_OWN_MAIN
 int main(int count, char** arguments) {

@@ -8,6 +8,7 @@ process.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -147,28 +148,38 @@ class _Loader:
     def _run(self, tasks: Sequence[_Task], finish: Callable[[_Task, _Result], Batch]) -> Iterator[Batch]:
         if self.cache_images and self._reader.cache is None:
             self._reader.fill_cache(max(self.workers, 1))
+        results = iter(self._data_loader(tasks)) if self.workers else map(self._reader.__getitem__, tasks)
+        try:
+            for task in tasks:
+                try:
+                    result = next(results)
+                except RuntimeError as error:
+                    if self.workers:
+                        _forget_frames(error)
+                    raise self._failure(task, error) from error
+                yield finish(task, result)
+        finally:
+            # The last reference must go here. Left to the cyclic garbage collector, the iterator loses its
+            # queues before it can tell its workers to stop, and then waits five seconds for each of them.
+            results = None
+
+    def _data_loader(self, tasks: Sequence[_Task]) -> DataLoader:
         # A batch is one item of the data set, so that torch neither collates nor reorders anything.
-        loader = DataLoader(
+        return DataLoader(
             self._reader,
             batch_size=None,
             sampler=tasks,
             num_workers=self.workers,
             collate_fn=_as_it_is,
-            timeout=TIMEOUT if self.workers else 0,
+            timeout=TIMEOUT,
             # A generator of its own: the default would draw from, and so change, torch's global random state.
             generator=torch.Generator(),
         )
-        results = iter(loader)
-        for task in tasks:
-            try:
-                result = next(results)
-            except (RuntimeError, BadImageError) as error:
-                names = ", ".join(str(self._reader.files[row]) for row in task.rows[:4])
-                more = f" and {len(task.rows) - 4} more" if len(task.rows) > 4 else ""
-                raise RuntimeError(
-                    f"{type(self).__name__}: failed while loading {names}{more}: {error}"
-                ) from error
-            yield finish(task, result)
+
+    def _failure(self, task: _Task, error: RuntimeError) -> RuntimeError:
+        names = ", ".join(str(self._reader.files[row]) for row in task.rows[:4])
+        more = f" and {len(task.rows) - 4} more" if len(task.rows) > 4 else ""
+        return RuntimeError(f"{type(self).__name__}: failed while loading {names}{more}: {error}")
 
     def _batch(self, result: _Result, labels: Sequence[int] | None) -> Batch:
         rows = result.rows
@@ -311,6 +322,14 @@ class EvalLoader(_Loader):
         for path, reason in result.bad:
             self.policy.record(path, reason)
         return self._batch(result, self.labels)
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    # Torch's frames refer to its iterator, and one of them to the error itself: a cycle that would outlive
+    # `finally`.
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _as_it_is(result: _Result) -> _Result:

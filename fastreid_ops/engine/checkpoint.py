@@ -19,22 +19,42 @@ The content is tensors and plain Python values, read with `weights_only=True`: r
 from it.
 """
 
+import contextlib
 import hashlib
 import io
+import pickletools  # disassembles, never runs
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from pickle import UnpicklingError  # the type of torch.load's refusal; nothing here unpickles
 from typing import Any
 
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from fastreid_ops.engine.run_folder import remove, write_atomic
 
 FORMAT = "fastreid_ops.checkpoint"
 VERSION = 1
+_REFUSALS = (
+    RuntimeError,
+    ValueError,
+    UnpicklingError,
+    EOFError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OSError,
+)
+_PLAIN = (
+    "torch._utils._rebuild",
+    "collections.OrderedDict",
+    "torch.FloatStorage",
+    "torch.storage",
+    "torch.serialization",
+)
 _STEP = re.compile(r"step-(\d{8})\.pt")
 
 
@@ -86,7 +106,7 @@ def keep_last(folder: Path, count: int) -> None:
     """Remove all but the newest `count` step checkpoints, the file before its sidecar, then sidecars left
     alone.
     """
-    for path in steps(folder)[count:]:
+    for path in [p for p in steps(folder) if p.is_file()][count:]:
         remove(path)
     for left in folder.glob("*.tmp"):  # of a process that was killed in the middle of a write
         remove(left)
@@ -142,39 +162,52 @@ def newest(folder: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, A
 def load_plain(data: bytes, name: str) -> Any:
     """torch.load of tensors and plain values only, from bytes, onto the CPU.
 
-    Errors: CheckpointError; for a file that holds anything else the message lists what it would have called.
+    Errors: CheckpointError; for a file that holds anything else the message lists the code it names.
     """
     if not zipfile.is_zipfile(io.BytesIO(data)):
         raise CheckpointError(
-            f"checkpoint: {name}: got {len(data)} bytes that are no complete torch file, expected one "
-            "written by torch.save "
-            "(zip format) or a .safetensors file"
+            f"checkpoint: {name}: got {len(data)} bytes that are no complete torch file, "
+            "expected one written by torch.save (zip format)"
         )
     try:
-        foreign = sorted(get_unsafe_globals_in_checkpoint(io.BytesIO(data)))
-        if foreign:
-            raise CheckpointError(
-                f"checkpoint: {name}: got a file that names code: {', '.join(foreign)}; expected tensors "
-                "and plain values only. "
-                "It was not loaded"
-            )
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except CheckpointError:
-        raise
-    except (
-        RuntimeError,
-        ValueError,
-        UnpicklingError,
-        EOFError,
-        KeyError,
-        IndexError,
-        TypeError,
-        AttributeError,
-    ) as error:
+    except _REFUSALS as error:
+        code = code_names(data)
+        if code:
+            raise CheckpointError(
+                f"checkpoint: {name}: got a file that names code: {', '.join(code)}; "
+                "expected tensors and plain values only. It was not loaded"
+            ) from error
         first = str(error).strip().split("\n")[0] or type(error).__name__
         raise CheckpointError(
             f"checkpoint: {name}: got a damaged or foreign file ({first}), expected tensors and plain values"
         ) from error
+
+
+def code_names(data: bytes) -> list[str]:
+    """Functions and classes that a torch file would import beyond those of plain tensors, read without
+    running it.
+    """
+    found = set()
+    with contextlib.suppress(
+        ValueError, KeyError, IndexError, zipfile.BadZipFile, NotImplementedError, zlib.error
+    ):
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        texts: list[str] = []  # pushed so far; module and name of a STACK_GLOBAL are the last two
+        memo: dict[int, str] = {}
+        content = archive.read(next((n for n in archive.namelist() if n.endswith("data.pkl")), "data.pkl"))
+        for opcode, argument, _ in pickletools.genops(content):
+            if opcode.name in ("GLOBAL", "INST"):
+                found.add(argument.replace(" ", "."))
+            elif opcode.name == "STACK_GLOBAL":
+                found.add(".".join(texts[-2:]))
+            elif opcode.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):
+                memo[len(memo) if argument is None else int(argument)] = texts[-1] if texts else ""
+            elif opcode.name in ("BINGET", "LONG_BINGET", "GET"):
+                texts.append(memo.get(int(argument), ""))
+            elif isinstance(argument, str):
+                texts.append(argument)
+    return sorted(name for name in found if not name.startswith(_PLAIN))
 
 
 def _bytes(path: Path) -> bytes:

@@ -43,7 +43,9 @@ def metadata(state: TrainState) -> dict[str, str]:
 
 def export_weights(state: TrainState, path: Path) -> str:
     """Write the final weights as a whole; returns the sha256 of the file. Equal weights give equal bytes."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.final_model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in state.final_model.state_dict().items()
+    }
     data = with_metadata(save(tensors), metadata(state))
     write_atomic(path, data)
     return hashlib.sha256(data).hexdigest()
@@ -52,8 +54,8 @@ def export_weights(state: TrainState, path: Path) -> str:
 def with_metadata(data: bytes, values: dict[str, str]) -> bytes:
     """A safetensors file with `values` as its metadata, sorted.
 
-    The library itself writes metadata in an order that differs from call to call. Format: the header's length as
-    8 bytes, little endian; the header as JSON, padded with spaces to a multiple of 8; the tensors.
+    The library itself writes metadata in an order that differs from call to call. Format: the header's length
+    as 8 bytes, little endian; the header as JSON, padded with spaces to a multiple of 8; the tensors.
     """
     (length,) = struct.unpack("<Q", data[:8])
     header = {"__metadata__": dict(sorted(values.items())), **json.loads(data[8 : 8 + length])}

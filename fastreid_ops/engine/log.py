@@ -171,8 +171,8 @@ class Progress:
             self._sums[name] = self._sums.get(name, 0.0) + value
         self._count += 1
         if self._bar is not None:
-            self._bar.update(done - self._bar.n)
             self._bar.set_postfix_str(f"loss {record['loss']:.3f}, run ends in {left}", refresh=False)
+            self._bar.update(done - self._bar.n)
         if done == total or (not self._terminal and time.monotonic() - self._last > self.LINE_EVERY):
             self._close_bar()
             self._last = time.monotonic()

@@ -51,7 +51,7 @@ def fit(state: TrainState, tools: Tools) -> dict[str, Any] | None:
     config = state.config
     results = None
     total = tools.loader.len_epoch(min(state.epoch, config.train.epochs - 1))
-    progress = Progress(tools.log, config.train.epochs, state.epoch + state.batch / total)
+    progress = Progress(tools.log, config.train.epochs, state.epoch + state.batch / max(total, 1))
     try:
         while state.epoch < config.train.epochs:
             train_epoch(state, tools, progress)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A corpus of bad images, each refused with its name, and good ones of every mode with the pixels they must give."""
+"""A corpus of bad images, each refused with its name, and good ones of every mode with the pixels they must
+give."""
 
 from __future__ import annotations
 
@@ -36,13 +37,23 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2, body: bytes = 
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(body))
+        + chunk(b"IEND", b"")
+    )
 
 
 def bad_content() -> dict[str, bytes]:
     """File name -> bytes that must be refused."""
     image = picture()
-    bad = {"empty.jpg": b"", "one_byte.jpg": b"\xff", "text.jpg": b"this is no picture\n" * 40, "zeros.jpg": bytes(4096)}
+    bad = {
+        "empty.jpg": b"",
+        "one_byte.jpg": b"\xff",
+        "text.jpg": b"this is no picture\n" * 40,
+        "zeros.jpg": bytes(4096),
+    }
     whole = {
         "baseline.jpg": encoded(image, "JPEG", quality=90),
         "progressive.jpg": encoded(image, "JPEG", quality=90, progressive=True),
@@ -53,7 +64,9 @@ def bad_content() -> dict[str, bytes]:
         "plain.ppm": encoded(image, "PPM"),
     }
     for name, data in whole.items():
-        shares = (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95) if name.endswith("jpg") else (0.1, 0.5, 0.9)
+        shares = (
+            (0.02, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95) if name.endswith("jpg") else (0.1, 0.5, 0.9)
+        )
         for share in shares:
             bad[f"cut_{int(share * 100):02d}_{name}"] = data[: int(len(data) * share)]
         if name.endswith("jpg"):
@@ -76,7 +89,9 @@ def bad_content() -> dict[str, bytes]:
     bad["no_rows.png"] = png(40, 0)
     bad["no_data.png"] = png(40, 80)
     bad["too_little_data.png"] = png(40, 80, body=bytes(500))
-    bad["broken_zlib.png"] = whole["plain.png"].replace(b"IDAT", b"IDAT", 1)[:60] + bytes(len(whole["plain.png"]) - 60)
+    bad["broken_zlib.png"] = whole["plain.png"].replace(b"IDAT", b"IDAT", 1)[:60] + bytes(
+        len(whole["plain.png"]) - 60
+    )
     bad["strange_depth.png"] = png(40, 80, depth=7)
     bad["float.tif"] = encoded(Image.new("F", (8, 8), 0.5), "TIFF")
     bad["int32.tif"] = encoded(Image.new("I", (8, 8), 70000), "TIFF")
@@ -110,7 +125,9 @@ def test_bad_content_is_refused_by_name(tmp_path: Path, name: str):
 
 
 @pytest.mark.timeout(10)
-@pytest.mark.parametrize("kind", ["folder", "missing", "loop", "dangling", "through_file", "pipe", "device", "nul", "long"])
+@pytest.mark.parametrize(
+    "kind", ["folder", "missing", "loop", "dangling", "through_file", "pipe", "device", "nul", "long"]
+)
 def test_what_is_no_file_is_refused(tmp_path: Path, kind: str):
     file = tmp_path / "x.jpg"
     if kind == "folder":
@@ -214,11 +231,16 @@ def test_transparency_is_laid_on_white(tmp_path: Path):
     clear = Image.new("P", (4, 4), 1)
     clear.putpalette([0, 0, 0, 10, 20, 30])
     assert pixel(save(tmp_path, "e.png", clear, transparency=1)) == (255, 255, 255)
-    assert pixel(save(tmp_path, "f.png", Image.new("RGB", (4, 4), (9, 9, 9)), transparency=(9, 9, 9))) == (255,) * 3
+    assert (
+        pixel(save(tmp_path, "f.png", Image.new("RGB", (4, 4), (9, 9, 9)), transparency=(9, 9, 9)))
+        == (255,) * 3
+    )
 
 
 def test_cmyk(tmp_path: Path):
-    red, green, blue = pixel(save(tmp_path, "c.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=100))
+    red, green, blue = pixel(
+        save(tmp_path, "c.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)), quality=100)
+    )
     assert red > 240
     assert max(green, blue) < 15
 
@@ -296,7 +318,7 @@ def test_reading_leaves_no_file_open(tmp_path: Path):
 
 
 def test_policy_raises_counts_and_lists(tmp_path: Path):
-    with pytest.raises(BadImageError, match="a.jpg: empty"):
+    with pytest.raises(BadImageError, match=r"a\.jpg: empty"):
         BadImagePolicy().record("a.jpg", "empty")
     policy = BadImagePolicy("skip")
     for name in ("b.jpg", "a,comma.jpg", "b.jpg"):
@@ -307,5 +329,7 @@ def test_policy_raises_counts_and_lists(tmp_path: Path):
     assert (tmp_path / "bad_files.csv").read_text() == 'path,reason\n"a,comma.jpg",empty\nb.jpg,empty\n'
     BadImagePolicy("skip").write_csv(tmp_path / "none.csv")
     assert not (tmp_path / "none.csv").exists()
-    with pytest.raises(ValueError, match="BadImagePolicy: mode: got 'ignore', expected one of raise, skip, replace"):
+    with pytest.raises(
+        ValueError, match="BadImagePolicy: mode: got 'ignore', expected one of raise, skip, replace"
+    ):
         BadImagePolicy("ignore")

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loaders: the same bytes for any number of workers and any starting step; bad files and dead workers are named."""
+"""Loaders: the same bytes for any number of workers and any starting step; bad files and dead workers are
+named."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +77,7 @@ def test_a_batch_holds_what_it_says(manifest: Manifest):
 def test_workers_and_cache_change_no_byte(manifest: Manifest):
     expected = digest(train(manifest).iterate(3))
     assert digest(train(manifest).iterate(4)) != expected
-    for workers in (1, 3):
+    for workers in (1, 2):
         assert digest(train(manifest, workers=workers).iterate(3)) == expected
     for workers in (0, 2):
         assert digest(train(manifest, workers=workers, cache_images=True).iterate(3)) == expected
@@ -117,6 +119,11 @@ def test_the_cache_decodes_each_image_once(manifest: Manifest, monkeypatch: pyte
     assert sorted(reads) == sorted(manifest.file(row) for row in range(len(manifest)))
 
 
+def run(loader: TrainLoader, epochs: int) -> None:
+    for epoch in range(epochs):
+        list(loader.iterate(epoch))
+
+
 def broken(manifest: Manifest, rows) -> set[str]:
     for row in rows:
         manifest.file(row).write_bytes(manifest.file(row).read_bytes()[:200])
@@ -129,8 +136,7 @@ def test_a_bad_image_stops_training_by_default_and_is_named(manifest: Manifest, 
     name = next(iter(broken(manifest, [7])))
     loader = train(manifest, workers=workers, cache_images=cached)
     with pytest.raises(BadImageError) as caught:
-        for epoch in range(20):
-            list(loader.iterate(epoch))
+        run(loader, epochs=20)
     assert caught.value.path == name
 
 
@@ -159,8 +165,7 @@ def test_an_identity_without_a_readable_image_stops_training(manifest: Manifest,
     broken(manifest, range(5, 10))
     loader = train(manifest, workers=workers, policy=BadImagePolicy("skip"))
     with pytest.raises(BadImageError, match="no image of its identity can be read"):
-        for epoch in range(20):
-            list(loader.iterate(epoch))
+        run(loader, epochs=20)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -218,34 +223,40 @@ def test_a_failing_transform_or_worker_names_the_file(manifest: Manifest, worker
     transform = TrainTransform(40, 20)
     corner = tuple(transform.resize(read_image(manifest.file(7)))[0, 0])
     loader = train(manifest, workers=workers, transform=Fails(40, 20, corner=corner, kill=kill))
-    with pytest.raises(RuntimeError, match="TrainLoader: failed while loading .*png") as caught:
-        for epoch in range(20):
-            list(loader.iterate(epoch))
-    assert ("killed by signal" if kill else "01_2.png: IndexError: a mistake") in str(caught.value)
+    with pytest.raises(RuntimeError, match=r"TrainLoader: failed while loading .*png") as caught:
+        run(loader, epochs=20)
+    message = str(caught.value)
+    if kill:
+        assert "killed by signal" in message or "exited unexpectedly" in message
+    else:
+        assert "01_2.png: IndexError: a mistake" in message
 
 
 @pytest.mark.timeout(60)
 def test_a_stuck_worker_is_given_up_with_the_names(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loader_module, "TIMEOUT", 1.0)
     monkeypatch.setattr(loader_module, "read_image", lambda path: signal.pause())
-    with pytest.raises(RuntimeError, match=r"EvalLoader: failed while loading .*00_0.png, .* and 3 more.*timed out"):
+    with pytest.raises(
+        RuntimeError, match=r"EvalLoader: failed while loading .*00_0.png, .* and 3 more.*timed out"
+    ):
         list(EvalLoader(manifest, EvalTransform(32, 16), 7, workers=1))
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
 
 
 @pytest.mark.timeout(60)
 def test_an_abandoned_epoch_leaves_no_worker(manifest: Manifest):
+    before = children()
     batches = train(manifest, workers=2).iterate(0)
     next(batches)
-    children = [int(pid) for pid in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()]
-    assert len(children) >= 2
+    workers = children() - before
+    assert len(workers) == 2
+    start = time.monotonic()
     batches.close()
-    del batches
-    for _ in range(100):
-        left = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-        if not set(children) & set(map(int, left)):
-            break
-        signal.sigtimedwait([], 0.05)
-    assert not set(children) & set(map(int, left))
+    assert not children() & workers
+    assert time.monotonic() - start < 4, "the workers were not told to stop"
 
 
 def test_wrong_arguments_are_refused(manifest: Manifest):
@@ -256,7 +267,7 @@ def test_wrong_arguments_are_refused(manifest: Manifest):
         TrainLoader(manifest, labels, ShuffledBatches(30, 5, 0), TRANSFORM, -1)
     with pytest.raises(ValueError, match="TrainLoader: workers: got -1"):
         TrainLoader(manifest, labels, ShuffledBatches(30, 5, 0), TRANSFORM, 0, -1)
-    with pytest.raises(ValueError, match="batches: got row 3., expected 0 to 29"):
+    with pytest.raises(ValueError, match=r"batches: got row 3., expected 0 to 29"):
         TrainLoader(manifest, labels, ShuffledBatches(40, 5, 0), TRANSFORM, 0).iterate(0)
     with pytest.raises(ValueError, match="EvalLoader: batch_size: got 0"):
         EvalLoader(manifest, EvalTransform(32, 16), 0)

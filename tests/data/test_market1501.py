@@ -12,7 +12,12 @@ from fastreid_ops.data.datasets import market1501, read_dataset
 from fastreid_ops.data.manifest import ManifestError
 
 TREE = {
-    "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0002_c2s1_000551_01.jpg", "0007_c6s3_077419_03.jpg", "Thumbs.db"],
+    "bounding_box_train": [
+        "0002_c1s1_000451_03.jpg",
+        "0002_c2s1_000551_01.jpg",
+        "0007_c6s3_077419_03.jpg",
+        "Thumbs.db",
+    ],
     "query": ["0001_c1s1_001051_00.jpg", "0001_c3s1_000551_00.jpg"],
     "bounding_box_test": [
         "-1_c1s1_000401_03.jpg",
@@ -37,7 +42,9 @@ def build(root: Path, tree: dict[str, list[str]] | None = None) -> Path:
     return root
 
 
-@pytest.mark.parametrize("layout", ["market1501/Market-1501-v15.09.15", "market1501", "Market-1501-v15.09.15", ""])
+@pytest.mark.parametrize(
+    "layout", ["market1501/Market-1501-v15.09.15", "market1501", "Market-1501-v15.09.15", ""]
+)
 def test_every_layout_gives_the_same_rows(tmp_path: Path, layout: str):
     build(tmp_path / layout)
     manifest = read_dataset("market1501", tmp_path)
@@ -95,12 +102,15 @@ def test_names_without_identity_and_camera_are_refused(tmp_path: Path, name: str
 
 def test_an_empty_split_is_refused_with_what_lies_there(tmp_path: Path):
     build(tmp_path, {**TREE, "query": ["-1_c1s1_000001_00.jpg", "0001_c1s1.png"]})
-    with pytest.raises(ManifestError, match="got no image to use, expected .*0001_c1s1.png"):
+    with pytest.raises(ManifestError, match=r"got no image to use, expected .*0001_c1s1.png"):
         market1501.read(tmp_path)
 
 
 def test_findings_name_traps_and_published_counts(tmp_path: Path):
-    build(tmp_path, {**TREE, "query": [*TREE["query"], "0000_c1s1_000001_00.jpg", "1502_c7s1_000001_00.jpg", "x.jpg"]})
+    build(
+        tmp_path,
+        {**TREE, "query": [*TREE["query"], "0000_c1s1_000001_00.jpg", "1502_c7s1_000001_00.jpg", "x.jpg"]},
+    )
     found = {item.code: item for item in market1501.findings(market1501.scan(tmp_path))}
     assert found["junk"].count == 1
     assert "published: 3819" in found["junk"].text
@@ -109,19 +119,28 @@ def test_findings_name_traps_and_published_counts(tmp_path: Path):
     assert found["outside_range"].examples == ("query/1502_c7s1_000001_00.jpg",)
     assert found["distractor_id"].examples == ("query/0000_c1s1_000001_00.jpg",)
     texts = [item.text for item in market1501.findings(market1501.scan(tmp_path))]
-    assert any("3 images (published: 12936), 2 ids (published: 751), 3 cameras (published: 6)" in text for text in texts)
+    assert any(
+        "3 images (published: 12936), 2 ids (published: 751), 3 cameras (published: 6)" in text
+        for text in texts
+    )
 
 
 def test_a_tree_with_the_published_counts_has_no_finding(tmp_path: Path):
     tree = market1501.Tree(tmp_path)
-    sizes = {"train": (range(751, 1502), 12936), "query": (range(1, 751), 3368), "gallery": (range(751), 15913)}
+    sizes = {
+        "train": (range(751, 1502), 12936),
+        "query": (range(1, 751), 3368),
+        "gallery": (range(751), 15913),
+    }
     for split, (pids, images) in sizes.items():
         tree.rows += [(f"{split}/{n}.jpg", pids[n % len(pids)], n % 6, split) for n in range(images)]
     assert market1501.findings(tree) == []
 
 
 def test_read_dataset_refuses_unknown_names_options_and_missing_roots(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"got 'Market-1501', expected one of csv, .* \(did you mean 'market1501'\?\)"):
+    with pytest.raises(
+        ValueError, match=r"got 'Market-1501', expected one of csv, .* \(did you mean 'market1501'\?\)"
+    ):
         read_dataset("Market-1501", tmp_path)
     with pytest.raises(ValueError, match="root: got None, expected the folder that holds market1501"):
         read_dataset("market1501")

@@ -31,12 +31,18 @@ def test_every_batch_holds_p_identities_with_k_images(sizes, p, k, seed, epoch, 
     order = np.random.default_rng(0).permutation(len(labels))
     labels = [labels[place] for place in order]
     if p > len(sizes):
-        with pytest.raises(ValueError, match=f"p: got {p} identities in a batch, expected at most {len(sizes)}"):
+        with pytest.raises(
+            ValueError, match=f"p: got {p} identities in a batch, expected at most {len(sizes)}"
+        ):
             PKBatches(labels, p, k, seed)
         return
     batches = PKBatches(labels, p, k, seed, remainder=remainder)
     rows = batches.epoch(epoch)
-    assert batches.len_epoch(epoch) == len(rows) == PKBatches(labels, p, k, seed, remainder=remainder).len_epoch(epoch)
+    assert (
+        batches.len_epoch(epoch)
+        == len(rows)
+        == PKBatches(labels, p, k, seed, remainder=remainder).len_epoch(epoch)
+    )
     groups = Counter()
     for batch in rows:
         assert len(batch) == p * k
@@ -52,7 +58,8 @@ def test_every_batch_holds_p_identities_with_k_images(sizes, p, k, seed, epoch, 
             assert max(drawn.values(), default=0) <= 1
     # The epoch ends only when fewer than P identities have groups left.
     left = sum(
-        groups[7 * label] < max(1, size // k if remainder == "drop" else -(-size // k)) for label, size in enumerate(sizes)
+        groups[7 * label] < max(1, size // k if remainder == "drop" else -(-size // k))
+        for label, size in enumerate(sizes)
     )
     assert left < p
 
@@ -121,7 +128,9 @@ def test_batches_follow_from_seed_and_epoch_alone():
 
 
 def test_every_identity_is_as_likely_to_come_first():
-    firsts = Counter(LABELS[batch[0]] for epoch in range(600) for batch in PKBatches(LABELS, 2, 1, 9).epoch(epoch)[:1])
+    firsts = Counter(
+        LABELS[batch[0]] for epoch in range(600) for batch in PKBatches(LABELS, 2, 1, 9).epoch(epoch)[:1]
+    )
     # The first identity of the first batch is any of six: 100 expected of each, standard deviation 9.1.
     assert max(abs(firsts[label] - 100) for label in SIZES) < 45
 
@@ -129,7 +138,10 @@ def test_every_identity_is_as_likely_to_come_first():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((LABELS, 7, 4, 0), "p: got 7 identities in a batch, expected at most 6, the number of identities among the 63"),
+        (
+            (LABELS, 7, 4, 0),
+            "p: got 7 identities in a batch, expected at most 6, the number of identities among the 63",
+        ),
         (([], 1, 1, 0), "p: got 1 identities in a batch, expected at most 0"),
         ((LABELS, 0, 4, 0), "p: got 0"),
         ((LABELS, 2, 0, 0), "k: got 0"),
@@ -154,7 +166,10 @@ def test_other_refusals():
         ShuffledBatches(8, 9, 0)
 
 
-@pytest.mark.parametrize(("count", "size", "drop", "batches"), [(10, 3, True, 3), (10, 3, False, 4), (9, 3, False, 3), (2, 3, False, 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("count", "size", "drop", "batches"),
+    [(10, 3, True, 3), (10, 3, False, 4), (9, 3, False, 3), (2, 3, False, 1)],
+)
 def test_shuffled_batches_hold_every_image_once(count: int, size: int, drop: bool, batches: int):
     sampler = ShuffledBatches(count, size, seed=4, drop_last=drop)
     rows = sampler.epoch(2)

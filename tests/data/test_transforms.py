@@ -156,7 +156,10 @@ def test_erasing_has_its_probability_area_and_aspect():
     for got, model in ((area, areas[fits] / 256**2), (aspect, ratios[fits])):
         deviation = model.std() / len(got) ** 0.5
         assert abs(got.mean() - model.mean()) < 4.5 * deviation
-        assert np.abs(np.quantile(got, [0.25, 0.5, 0.75]) - np.quantile(model, [0.25, 0.5, 0.75])).max() < 7 * deviation
+        assert (
+            np.abs(np.quantile(got, [0.25, 0.5, 0.75]) - np.quantile(model, [0.25, 0.5, 0.75])).max()
+            < 7 * deviation
+        )
 
 
 def test_erased_places_are_uniform_and_touch_both_borders():
@@ -179,7 +182,9 @@ def test_erasing_gives_up_where_no_rectangle_fits():
     assert rectangles(transform, 20, seed=5) == [None] * 20
 
 
-@pytest.mark.parametrize(("fill", "painted"), [(0.0, (0, 0, 0)), (IMAGENET_MEAN, IMAGENET_MEAN), ((1, 2, 3), (1, 2, 3))])
+@pytest.mark.parametrize(
+    ("fill", "painted"), [(0.0, (0, 0, 0)), (IMAGENET_MEAN, IMAGENET_MEAN), ((1, 2, 3), (1, 2, 3))]
+)
 def test_erasing_paints_in_normalised_units(fill: float | tuple, painted: tuple):
     white = np.full((32, 32, 3), 255, dtype=np.uint8)
     transform = TrainTransform(32, 32, crop_padding=0, flip=0.0, erasing=1.0, erasing_fill=fill)
@@ -290,7 +295,7 @@ def test_options_out_of_range_are_refused(options: dict, message: str):
 
 def test_inputs_of_another_kind_are_refused():
     transform = TrainTransform(16, 8)
-    with pytest.raises(TypeError, match="rng: got NoneType, expected numpy.random.Generator"):
+    with pytest.raises(TypeError, match=r"rng: got NoneType, expected numpy\.random\.Generator"):
         transform(noise(16, 8))
     with pytest.raises(TypeError, match="rng: got RandomState"):
         transform(noise(16, 8), np.random.RandomState(0))

@@ -17,7 +17,10 @@ class Driver:
         self.folder = folder
         self.log = folder / "output.txt"
         self._process = subprocess.Popen(
-            [sys.executable, str(HERE / "driver.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, str(HERE / "driver.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def do(self, **command):
@@ -68,17 +71,27 @@ def outcome(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         line.pop("images_per_s", None)
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((run / "results").glob("*.json"))}
+    files = {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted((run / "results").glob("*.json"))
+    }
     weights = hashlib.sha256((run / "weights.safetensors").read_bytes()).hexdigest()
     best = (run / "checkpoints" / "best.pt").exists()
-    return {"weights": weights, "metrics": lines, "results": files, "baselines": (run / "baselines.json").read_text(), "best": best}
+    return {
+        "weights": weights,
+        "metrics": lines,
+        "results": files,
+        "baselines": (run / "baselines.json").read_text(),
+        "best": best,
+    }
 
 
 @pytest.fixture(scope="session")
 def undisturbed(driver, people, tiny, tmp_path_factory):
     """(outcome, list of events) of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert driver.do(argv=tiny.arguments(people, folder / "run"), trace=folder / "trace.json") == 0, driver.output
+    assert driver.do(argv=tiny.arguments(people, folder / "run"), trace=folder / "trace.json") == 0, (
+        driver.output
+    )
     return outcome(folder / "run"), json.loads((folder / "trace.json").read_text())
 
 

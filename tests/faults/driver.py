@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs training in forked children that die, fail or are signalled at a chosen event.
 
-The parent imports torch once and starts no thread, so a child costs milliseconds. One JSON command a line on standard input,
-one JSON answer a line on standard output. An event is a call of os.write, os.fsync, os.replace, os.unlink or os.ftruncate, or a
-forward pass of the tiny model; children count them. Commands:
+The parent imports torch once and starts no thread, so a child costs milliseconds. One JSON command a line on
+standard input, one JSON answer a line on standard output. An event is a call of os.write, os.fsync,
+os.replace, os.unlink or os.ftruncate, or a forward pass of the tiny model; children count them. Commands:
 
     argv        arguments of `fastreid_ops.train`, or
     writes      a folder: write checkpoints there as a run would (see `write_checkpoints`)
     log         file for the child's output
     trace       file for the list of events
     at, do      event number and what happens then: "kill" (SIGKILL; a write gets half its bytes out), "TERM", "INT" (sent to itself)
+    uid         user to become first, if this is root
     fail        {"call", "path", "errno", "times"}: calls whose file name contains `path` raise OSError
 """
 
@@ -26,11 +27,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import tiny  # noqa: E402  (its folder is no package)
-import torch  # noqa: E402
+import tiny
+import torch
 
-from fastreid_ops import models, train  # noqa: E402
-from fastreid_ops.engine import checkpoint, run  # noqa: E402, F401  (imported once for all children)
+from fastreid_ops import models, train
+from fastreid_ops.engine import checkpoint, run  # noqa: F401  (imported once for all children)
 
 CALLS = ("write", "fsync", "replace", "unlink", "ftruncate")
 
@@ -44,7 +45,10 @@ class Events:
         for call in CALLS:
             setattr(os, call, self._wrap(call, getattr(os, call)))
         forward = tiny.Tiny.forward
-        tiny.Tiny.forward = lambda model, x: (self.event("forward", "train" if model.training else "eval"), forward(model, x))[1]
+        tiny.Tiny.forward = lambda model, x: (
+            self.event("forward", "train" if model.training else "eval"),
+            forward(model, x),
+        )[1]
 
     def _wrap(self, call, real):
         def wrapped(target, *rest, **more):
@@ -53,7 +57,9 @@ class Events:
             self.event(call, os.path.basename(name), half)
             if call == self.fail.get("call") and self.fail["path"] in name and self.fail["times"] > 0:
                 self.fail["times"] -= 1
-                raise OSError(getattr(errno, self.fail["errno"]), os.strerror(getattr(errno, self.fail["errno"])))
+                raise OSError(
+                    getattr(errno, self.fail["errno"]), os.strerror(getattr(errno, self.fail["errno"]))
+                )
             return real(target, *rest, **more)
 
         return wrapped
@@ -69,7 +75,9 @@ class Events:
 
 
 def write_checkpoints(folder):
-    """Step 2 and a better best, then step 3 and the removal of all but one: everything a run does to its checkpoints."""
+    """Step 2 and a better best, then step 3 and the removal of all but one: everything a run does to its
+    checkpoints.
+    """
     for step in (2, 3):
         content = {"step": step, "weights": torch.full((1000,), float(step))}
         checkpoint.write(folder / "best.pt", content)
@@ -81,9 +89,15 @@ def child(command):
     output = os.open(command["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    if "uid" in command and os.geteuid() == 0:
+        os.setuid(command["uid"])
     events = Events(command)
     try:
-        code = write_checkpoints(Path(command["writes"])) or 0 if "writes" in command else train.main(command["argv"])
+        code = (
+            write_checkpoints(Path(command["writes"])) or 0
+            if "writes" in command
+            else train.main(command["argv"])
+        )
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -67,7 +67,12 @@ def test_killed_with_a_worker_process(driver, people, tiny, tmp_path, undisturbe
     """The number of workers changes nothing, and orphaned workers do not hold the folder."""
     expected, events = undisturbed
     run = tmp_path / "run"
-    assert driver.do(argv=tiny.arguments(people, run, "--data.workers", "1"), at=int(fraction * len(events)), do="kill") == -9
+    assert (
+        driver.do(
+            argv=tiny.arguments(people, run, "--data.workers", "1"), at=int(fraction * len(events)), do="kill"
+        )
+        == -9
+    )
     assert driver.do(argv=["--resume", str(run)]) == 0, driver.output
     assert outcome(run) == expected
 
@@ -93,7 +98,7 @@ def test_checkpoint_writes_interrupted_at_every_call(driver, tmp_path):
     for point in range(len(events)):
         begin(folder)
         assert driver.do(writes=folder, at=point, do="kill") == -9
-        path, content = checkpoint.newest(folder, lambda text: pytest.fail(f"{events[point]}: {text}"))
+        path, content = checkpoint.newest(folder, pytest.fail)
         best = checkpoint.read(folder / "best.pt")
         for found in (content, best):
             assert torch.equal(found["weights"], torch.full((1000,), float(found["step"])))
@@ -102,5 +107,7 @@ def test_checkpoint_writes_interrupted_at_every_call(driver, tmp_path):
         reached.add(content["step"])
         checkpoint.write(folder / "best.pt", content)  # and the next write finds its way
         checkpoint.keep_last(folder, 1)
-        assert {p.name for p in folder.iterdir()} == {n + s for n in ("best.pt", path.name) for s in ("", ".sha256")}
+        assert {p.name for p in folder.iterdir()} == {
+            n + s for n in ("best.pt", path.name) for s in ("", ".sha256")
+        }
     assert reached == {1, 2, 3}

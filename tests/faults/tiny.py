@@ -17,7 +17,10 @@ class Tiny(nn.Module):
         super().__init__()
         self.feature_dim = 8
         self.body = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+            nn.Conv2d(3, 8, 3, stride=2, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1),
         )
         self.heads = nn.ModuleList(nn.Linear(8, num_classes) for _ in range(heads))
 
@@ -52,7 +55,9 @@ def write_people(folder, ids=8, cameras=2, images=3, seed=0):
 
 
 def arguments(csv, run, *more):
-    """A command line for `fastreid_ops.train`: 3 epochs of about 3 steps, everything on that a checkpoint must hold."""
+    """A command line for `fastreid_ops.train`: 3 epochs of about 3 steps, everything on that a checkpoint
+    must hold.
+    """
     return [
         *("--run.folder", str(run), "--model.name", "tiny", "--data.dataset", str(csv)),
         *("--data.height", str(HEIGHT), "--data.width", str(WIDTH), "--data.batch_size", "8"),

@@ -41,7 +41,9 @@ def checkout(tmp_path):
 
 def snapshot(root):
     return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
         for path in root.rglob("*")
         if "__pycache__" not in path.parts
     }
@@ -49,7 +51,10 @@ def snapshot(root):
 
 def command(checkout, *arguments):
     return subprocess.run(
-        [sys.executable, str(checkout / "tools" / "new_op.py"), *arguments], capture_output=True, text=True, check=False
+        [sys.executable, str(checkout / "tools" / "new_op.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -63,8 +68,8 @@ def test_writes_the_vertical_and_three_entries(checkout):
     assert new <= set(done.stdout.splitlines())
     changed = {path for path in before if before[path] != after[path]}
     assert changed == {"CMakeLists.txt", "fastreid_ops/__init__.py", "tests/ops/specs.py"}
-    added = set((checkout / "CMakeLists.txt").read_text().splitlines()) - set((ROOT / "CMakeLists.txt").read_text().splitlines())
-    assert added == {f"fastreid_op({NAME} {NAME})"}
+    old, new_lines = ((root / "CMakeLists.txt").read_text().splitlines() for root in (ROOT, checkout))
+    assert set(new_lines) - set(old) == {f"fastreid_op({NAME} {NAME})"}
     for path in new:
         assert not re.search(r"@\w+@", (checkout / path).read_text()), f"{path} has a mark left"
 
@@ -128,13 +133,17 @@ def test_refuses_folders_and_writes_nothing(checkout, folder):
 
 @pytest.mark.parametrize(
     ("file", "pattern"),
-    [("CMakeLists.txt", r"^fastreid_op\("), ("tests/ops/specs.py", r"^SPECS = "), ("fastreid_ops/__init__.py", r"^__all__ = ")],
+    [
+        ("CMakeLists.txt", r"^fastreid_op\("),
+        ("tests/ops/specs.py", r"^SPECS = "),
+        ("fastreid_ops/__init__.py", r"^__all__ = "),
+    ],
 )
 def test_refuses_a_list_it_does_not_know(checkout, file, pattern):
     text = (checkout / file).read_text()
     (checkout / file).write_text(re.sub(pattern, "changed", text, flags=re.MULTILINE))
     before = snapshot(checkout)
-    with pytest.raises(tool.Refused, match="adapt tools/new_op.py"):
+    with pytest.raises(tool.Refused, match=r"adapt tools/new_op\.py"):
         tool.new_op(checkout, NAME, NAME)
     assert snapshot(checkout) == before
 
@@ -162,29 +171,50 @@ def test_the_new_op_builds_and_passes(checkout, setup_module, torch_location):
     assert command(checkout, NAME).returncode == 0
     lists = checkout / "CMakeLists.txt"
     lists.write_text(re.sub(rf"^fastreid_op\((?!{NAME}).*\n", "", lists.read_text(), flags=re.MULTILINE))
-    (checkout / "tests" / "ops" / "specs.py").write_text(f"import spec_{NAME}\n\nSPECS = [spec_{NAME}.SPEC]\n")
+    (checkout / "tests" / "ops" / "specs.py").write_text(
+        f"import spec_{NAME}\n\nSPECS = [spec_{NAME}.SPEC]\n"
+    )
     version = re.search(r'__version__ = "(.+)"', (checkout / "fastreid_ops" / "_version.py").read_text())[1]
 
     def run(*arguments, **environment):
         done = subprocess.run(
-            arguments, cwd=checkout, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+            arguments,
+            cwd=checkout,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{arguments}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
         return done.stdout
 
     tools, torch = setup_module.cmake_tools(), torch_location.find()
     build = str(checkout / "build")
+    settings = {
+        "CMAKE_MAKE_PROGRAM": tools["ninja"],
+        "Python_EXECUTABLE": sys.executable,
+        "pybind11_DIR": tools["pybind11"],
+        "FASTREID_TORCH_ROOT": torch.root,
+        "FASTREID_TORCH_VERSION": torch.version,
+        "FASTREID_VERSION": version,
+        "FASTREID_TESTS": "ON",
+    }
     run(
-        tools["cmake"], "-S", str(checkout), "-B", build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}",
-        f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={tools['pybind11']}", "-DFASTREID_TESTS=ON",
-        f"-DFASTREID_TORCH_ROOT={torch.root}", f"-DFASTREID_TORCH_VERSION={torch.version}", f"-DFASTREID_VERSION={version}",
-    )  # fmt: skip
+        tools["cmake"],
+        "-S.",
+        "-B",
+        build,
+        "-GNinja",
+        *(f"-D{key}={value}" for key, value in settings.items()),
+    )
     run(tools["cmake"], "--build", build, "--target", "_C", f"test_{NAME}")
     run(str(checkout / "build" / "csrc" / "tests" / f"test_{NAME}"))
     for library in (checkout / "build").glob("_C.*so"):
         shutil.copy2(library, checkout / "fastreid_ops")
     tests = ("tests/ops/test_contract.py", f"tests/ops/test_{NAME}.py")
-    report = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, PYTHONPATH=str(checkout))
+    report = run(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, PYTHONPATH=str(checkout)
+    )
     passed = re.search(r"(\d+) passed", report)
     assert passed, report
     assert int(passed[1]) > 40

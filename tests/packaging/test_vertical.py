@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One op, one vertical, one stem: every op that CMakeLists.txt names has exactly the planned files, in the planned places."""
+"""One op, one vertical, one stem: every op that CMakeLists.txt names has the planned files and no others."""
 
 import ast
 import re
@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-OPS = re.findall(r"^fastreid_op\((\w+) (\w+)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"), re.MULTILINE)
+OPS = re.findall(
+    r"^fastreid_op\((\w+) (\w+)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"), re.MULTILINE
+)
 NOT_OPS = {"common", "python", "tests"}
 CONTRACT = ("Shapes", "NaN", "Ties", "Determinism", "Memory")
 
@@ -38,7 +40,9 @@ def test_cmake_names_ops():
 
 @by_op
 def test_every_file_is_there(folder, stem):
-    wanted = [f"csrc/{folder}/{name.format(stem)}" for name in NATIVE] + [path.format(stem) for path in ELSEWHERE]
+    wanted = [f"csrc/{folder}/{name.format(stem)}" for name in NATIVE] + [
+        path.format(stem) for path in ELSEWHERE
+    ]
     missing = [path for path in wanted if not (ROOT / path).is_file()]
     assert not missing
 
@@ -78,7 +82,14 @@ def test_kernels_know_no_torch_and_no_other_op(folder, stem):
 @by_op
 def test_kernels_take_no_shortcut_past_the_emulation(folder, stem):
     text = source(folder, f"{stem}_cuda.cu")
-    for forbidden in ("<<<", "extern __shared__", "__CUDA_ARCH__", "FASTREID_EMULATION", "cooperative_groups", "cub::"):
+    for forbidden in (
+        "<<<",
+        "extern __shared__",
+        "__CUDA_ARCH__",
+        "FASTREID_EMULATION",
+        "cooperative_groups",
+        "cub::",
+    ):
         assert forbidden not in text
     assert not re.search(r"\basm\b", text)
 
@@ -89,7 +100,8 @@ def test_contract_lines_stand_in_header_and_docstring(folder, stem):
     missing = [label for label in CONTRACT if f"// {label}: " not in header]
     assert not missing, "in the header"
     tree = ast.parse((ROOT / "fastreid_ops" / "ops" / f"{stem}.py").read_text(encoding="utf-8"))
-    public = [n for n in tree.body if isinstance(n, ast.FunctionDef) and not n.name.startswith("_") and n.name != "reference"]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name != "reference"]
+    public = [function for function in functions if not function.name.startswith("_")]
     described = [f for f in public if all(label in (ast.get_docstring(f) or "") for label in CONTRACT)]
     assert public, "no public function"
     assert described == public

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// From one stack to another. setcontext() would do everywhere, but asks the operating system for the signal mask each time,
-// ten times the cost of the switch, and a block of 256 threads switches tens of thousands of times; so x86-64 has its own.
-// (swapcontext() would not do: ASan's interceptor of that function clears the shadow of a stack that is in use.)
+// From one stack to another. setcontext() would do everywhere, but asks the operating system for the signal
+// mask each time, ten times the cost of the switch, and a block of 256 threads switches tens of thousands of
+// times; so x86-64 has its own. (swapcontext() would not do: ASan's interceptor of that function clears the
+// shadow of a stack that is in use.)
 #pragma once
 
 #include <cstddef>

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The scheduler behind device.h: one fiber per CUDA thread, one block at a time, one launch at a time.
 //
-// This file is compiled without sanitizers and tells them what happens instead: ASan the stack switches, TSan that every
-// fiber is a thread and that only barriers (and the start and end of a block) order memory. It keeps to plain arrays: an
-// inline function of the standard library could be linked from an instrumented file.
+// This file is compiled without sanitizers and tells them what happens instead: ASan the stack switches, TSan
+// that every fiber is a thread and that only barriers (and the start and end of a block) order memory. It
+// keeps to plain arrays: an inline function of the standard library could be linked from an instrumented
+// file.
 #include <unistd.h>
 
 #include "engine.h"
@@ -30,8 +31,9 @@ struct Thread {
   std::uint64_t received[kWarp];
 };
 
-// What TSan is told to order by. Two objects in turn: with one, a thread that runs ahead to the next barrier would add its
-// later accesses before a slower thread has left this barrier, and races between the two would not be seen.
+// What TSan is told to order by. Two objects in turn: with one, a thread that runs ahead to the next barrier
+// would add its later accesses before a slower thread has left this barrier, and races between the two would
+// not be seen.
 struct Sync {
   std::uint64_t object[2];
   int phase;
@@ -56,16 +58,17 @@ Order order = Order::forward;
 std::uint64_t random_state = 1;
 
 const char* name(Collective kind) {
-  constexpr const char* kNames[] = {"__syncthreads",  "__syncwarp",   "__shfl_sync",        "__shfl_up_sync", "__shfl_down_sync",
-                                    "__shfl_xor_sync", "a warp vote", "__match_any_sync", "__reduce_sync"};
+  constexpr const char* kNames[] = {"__syncthreads",  "__syncwarp",       "__shfl_sync",
+                                    "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync",
+                                    "a warp vote",    "__match_any_sync", "__reduce_sync"};
   return kNames[static_cast<int>(kind)];
 }
 
 int index_of(const Thread& thread) { return static_cast<int>(&thread - threads); }
 
 bool same_place(const Thread& a, const Thread& b) {
-  return a.kind == b.kind && a.mask == b.mask && a.site.line() == b.site.line() && a.site.column() == b.site.column() &&
-         std::strcmp(a.site.file_name(), b.site.file_name()) == 0;
+  return a.kind == b.kind && a.mask == b.mask && a.site.line() == b.site.line() &&
+         a.site.column() == b.site.column() && std::strcmp(a.site.file_name(), b.site.file_name()) == 0;
 }
 
 void make_ready(Thread& thread) {
@@ -90,7 +93,8 @@ int pick() {
     }
     return -1;
   }
-  const int first = order == Order::forward ? 0 : static_cast<int>(draw() % static_cast<unsigned>(thread_count));
+  const int first =
+      order == Order::forward ? 0 : static_cast<int>(draw() % static_cast<unsigned>(thread_count));
   for (int i = 0; i <= kWords; ++i) {
     const int w = (first / 64 + i) % kWords;
     std::uint64_t bits = ready[w];
@@ -121,21 +125,24 @@ void print_indices(const std::uint64_t* members) {
 // Nobody can run and not all have returned: says who waits where for whom.
 [[noreturn]] void report_deadlock() {
   const uint3 block = threads[0].indices.block;
-  std::fprintf(stderr, "emulation: deadlock in block (%u, %u, %u) of %d threads:\n", block.x, block.y, block.z, thread_count);
+  std::fprintf(stderr, "emulation: deadlock in block (%u, %u, %u) of %d threads:\n", block.x, block.y,
+               block.z, thread_count);
   std::uint64_t members[kMaxThreads / 64], seen[kMaxThreads / 64] = {};
   for (int i = 0; i < thread_count; ++i) {
     if ((seen[i / 64] >> (i % 64) & 1u) != 0) continue;
     std::memset(members, 0, sizeof members);
     for (int j = i; j < thread_count; ++j) {
-      const bool together = threads[i].state == State::returned ? threads[j].state == State::returned
-                                                                : threads[j].state == State::waiting && same_place(threads[i], threads[j]);
+      const bool together = threads[i].state == State::returned
+                                ? threads[j].state == State::returned
+                                : threads[j].state == State::waiting && same_place(threads[i], threads[j]);
       if (together) members[j / 64] |= std::uint64_t{1} << (j % 64);
     }
     for (int w = 0; w < kMaxThreads / 64; ++w) seen[w] |= members[w];
     if (threads[i].state == State::returned) {
       std::fprintf(stderr, "  the kernel's end: threads ");
     } else {
-      std::fprintf(stderr, "  %s:%d: %s", threads[i].site.file_name(), static_cast<int>(threads[i].site.line()), name(threads[i].kind));
+      std::fprintf(stderr, "  %s:%d: %s", threads[i].site.file_name(),
+                   static_cast<int>(threads[i].site.line()), name(threads[i].kind));
       if (threads[i].kind != Collective::barrier) std::fprintf(stderr, " with mask 0x%08x", threads[i].mask);
       std::fprintf(stderr, ": threads ");
     }
@@ -168,7 +175,8 @@ void meet(Collective kind, unsigned mask, std::uint64_t bits, Site site) {
   if (complete) {
     for (int i = 0; i < kWarp; ++i) {
       if ((mask >> i & 1u) == 0) continue;
-      for (int j = 0; j < kWarp; ++j) warp[i].received[j] = (mask >> j & 1u) != 0 ? warp[j].given : ~std::uint64_t{0};
+      for (int j = 0; j < kWarp; ++j)
+        warp[i].received[j] = (mask >> j & 1u) != 0 ? warp[j].given : ~std::uint64_t{0};
       make_ready(warp[i]);
     }
   }
@@ -201,7 +209,8 @@ void run_block(const cudaLaunchConfig_t& config, uint3 block) {
     Thread& thread = threads[i];
     if (!is_made(thread.fiber)) make_fiber(thread.fiber, fiber_main);
     const auto index = static_cast<unsigned>(i);
-    thread.indices = {{index % size.x, index / size.x % size.y, index / (size.x * size.y)}, block, size, config.gridDim};
+    thread.indices = {
+        {index % size.x, index / size.x % size.y, index / (size.x * size.y)}, block, size, config.gridDim};
     make_ready(thread);
   }
   at_barrier = votes = 0;
@@ -220,7 +229,8 @@ void run_block(const cudaLaunchConfig_t& config, uint3 block) {
 }  // namespace
 
 void fail(Site site, const char* message) {
-  std::fprintf(stderr, "emulation: %s:%d: %s (thread %d)\n", site.file_name(), static_cast<int>(site.line()), message, current ? index_of(*current) : -1);
+  std::fprintf(stderr, "emulation: %s:%d: %s (thread %d)\n", site.file_name(), static_cast<int>(site.line()),
+               message, current ? index_of(*current) : -1);
   stop();
 }
 
@@ -272,17 +282,21 @@ const std::uint64_t* exchange(Collective kind, unsigned mask, std::uint64_t bits
   return current->received;
 }
 
-cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, Entry new_entry, const void* arguments) {
+cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, Entry new_entry,
+                const void* arguments) {
   const dim3 grid = config.gridDim, block = config.blockDim;
   const std::uint64_t block_size = std::uint64_t{block.x} * block.y * block.z;
-  const bool grid_fits = grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x < 1u << 31 && grid.y < 1u << 16 && grid.z < 1u << 16;
-  if (!grid_fits || block_size == 0 || block_size > kMaxThreads || block.z > 64) return remember(cudaErrorInvalidConfiguration);
+  const bool grid_fits =
+      grid.x > 0 && grid.y > 0 && grid.z > 0 && grid.x < 1u << 31 && grid.y < 1u << 16 && grid.z < 1u << 16;
+  if (!grid_fits || block_size == 0 || block_size > kMaxThreads || block.z > 64)
+    return remember(cudaErrorInvalidConfiguration);
   if (config.dynamicSmemBytes > shared_limit(kernel)) return remember(cudaErrorInvalidValue);
 
   thread_count = static_cast<int>(block_size);
   entry = new_entry;
   entry_arguments = arguments;
-  // Exactly as large as asked for, so that ASan sees the first byte past it; without ASan a few guard bytes do what they can.
+  // Exactly as large as asked for, so that ASan sees the first byte past it; without ASan a few guard bytes
+  // do what they can.
   constexpr std::size_t kGuard = kHasAddressSanitizer ? 0 : 64;
   dynamic_memory = static_cast<unsigned char*>(std::malloc(config.dynamicSmemBytes + kGuard));
   std::memset(dynamic_memory + config.dynamicSmemBytes, 0x5a, kGuard);
@@ -292,7 +306,8 @@ cudaError_t run(const cudaLaunchConfig_t& config, const void* kernel, Entry new_
     }
   }
   for (std::size_t i = 0; i < kGuard; ++i) {
-    if (dynamic_memory[config.dynamicSmemBytes + i] != 0x5a) fail(Site::current(), "a kernel wrote past the end of its dynamic shared memory");
+    if (dynamic_memory[config.dynamicSmemBytes + i] != 0x5a)
+      fail(Site::current(), "a kernel wrote past the end of its dynamic shared memory");
   }
   std::free(dynamic_memory);
   dynamic_memory = nullptr;

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // A CUDA device on the host, for tests: force-included (`-include`) before a .cu file that g++ compiles.
 //
-// NVIDIA's own headers compile with a plain C++ compiler (qualifiers vanish, half arithmetic has host code). What a device
-// has and they leave out is here: thread indices, shared memory, barriers, warp exchanges, atomics, launches. A block's
-// threads are fibers of one host thread (device.cpp), so a run is repeatable, in three kinds of order. Every collective is
-// checked: who takes part, at which line, and that nobody waits for a thread that does not come; ASan, UBSan and TSan see
-// the kernel's memory accesses, with CUDA's ordering (barriers order memory, exchanges do not).
+// NVIDIA's own headers compile with a plain C++ compiler (qualifiers vanish, half arithmetic has host code).
+// What a device has and they leave out is here: thread indices, shared memory, barriers, warp exchanges,
+// atomics, launches. A block's threads are fibers of one host thread (device.cpp), so a run is repeatable, in
+// three kinds of order. Every collective is checked: who takes part, at which line, and that nobody waits for
+// a thread that does not come; ASan, UBSan and TSan see the kernel's memory accesses, with CUDA's ordering
+// (barriers order memory, exchanges do not).
 //
-// Not covered: races between blocks (they run one after the other), the rounding of device intrinsics, inline PTX, speed.
+// Not covered: races between blocks (they run one after the other), the rounding of device intrinsics, inline
+// PTX, speed.
 #pragma once
 
 #define FASTREID_EMULATION 1
@@ -29,11 +31,14 @@
 namespace fastreid::emulation {
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
+cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                          Arguments&&... arguments) {
   using Call = std::tuple<void (*)(Parameters...), std::tuple<Parameters...>>;
   static_assert((std::is_trivially_copyable_v<Parameters> && ...), "kernel parameters are copied bit by bit");
   const Call call(kernel, std::tuple<Parameters...>(static_cast<Parameters>(arguments)...));
-  const Entry entry = [](const void* p) { std::apply(std::get<0>(*static_cast<const Call*>(p)), std::get<1>(*static_cast<const Call*>(p))); };
+  const Entry entry = [](const void* p) {
+    std::apply(std::get<0>(*static_cast<const Call*>(p)), std::get<1>(*static_cast<const Call*>(p)));
+  };
   return run(*config, reinterpret_cast<const void*>(kernel), entry, &call);
 }
 
@@ -55,7 +60,8 @@ T from_bits(std::uint64_t bits) {
 
 template <typename T>
 T shuffle(Collective kind, unsigned mask, T value, int operand, int width, Site site) {
-  if (width < 1 || width > 32 || (width & (width - 1)) != 0) fail(site, "shuffle width is not a power of two up to 32");
+  if (width < 1 || width > 32 || (width & (width - 1)) != 0)
+    fail(site, "shuffle width is not a power of two up to 32");
   const std::uint64_t* given = exchange(kind, mask, to_bits(value), site);
   const int self = static_cast<int>(lane()), first = self & ~(width - 1), last = first + width - 1;
   int source = self;
@@ -84,7 +90,8 @@ T atomic_update(T* address, Operation operation) {
   Bits old = __atomic_load_n(cell, __ATOMIC_RELAXED);
   for (;;) {
     const T next = operation(from_bits<T>(old));
-    if (__atomic_compare_exchange_n(cell, &old, static_cast<Bits>(to_bits(next)), false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    if (__atomic_compare_exchange_n(cell, &old, static_cast<Bits>(to_bits(next)), false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED)) {
       return from_bits<T>(old);
     }
   }
@@ -97,6 +104,8 @@ T atomic_update(T* address, Operation operation) {
 #define blockDim (::fastreid::emulation::here->block_dim)
 #define gridDim (::fastreid::emulation::here->grid_dim)
 #define warpSize 32
+#undef __launch_bounds__
+#define __launch_bounds__(...)
 #undef __shared__
 #define __shared__ static
 #define cudaLaunchKernelEx ::fastreid::emulation::launch_kernel
@@ -106,19 +115,28 @@ T atomic_update(T* address, Operation operation) {
 #define FASTREID_DEVICE static inline
 
 FASTREID_DEVICE void __syncthreads(FASTREID_AT) { fastreid::emulation::barrier(site); }
-FASTREID_DEVICE int __syncthreads_count(int p, FASTREID_AT) { return fastreid::emulation::barrier_count(p != 0, site); }
-FASTREID_DEVICE int __syncthreads_or(int p, FASTREID_AT) { return fastreid::emulation::barrier_count(p != 0, site) != 0; }
-FASTREID_DEVICE int __syncthreads_and(int p, FASTREID_AT) { return fastreid::emulation::barrier_count(p == 0, site) == 0; }
-FASTREID_DEVICE void __syncwarp(unsigned mask = ~0u, FASTREID_AT) { fastreid::emulation::warp_barrier(mask, site); }
+FASTREID_DEVICE int __syncthreads_count(int p, FASTREID_AT) {
+  return fastreid::emulation::barrier_count(p != 0, site);
+}
+FASTREID_DEVICE int __syncthreads_or(int p, FASTREID_AT) {
+  return fastreid::emulation::barrier_count(p != 0, site) != 0;
+}
+FASTREID_DEVICE int __syncthreads_and(int p, FASTREID_AT) {
+  return fastreid::emulation::barrier_count(p == 0, site) == 0;
+}
+FASTREID_DEVICE void __syncwarp(unsigned mask = ~0u, FASTREID_AT) {
+  fastreid::emulation::warp_barrier(mask, site);
+}
 FASTREID_DEVICE void __threadfence() { fastreid::emulation::fence(); }
 FASTREID_DEVICE void __threadfence_block() { fastreid::emulation::fence(); }
 // CUDA promises the calling lane and no other.
 FASTREID_DEVICE unsigned __activemask() { return 1u << fastreid::emulation::lane(); }
 
-#define FASTREID_SHUFFLE(name, kind, operand_type)                                                     \
-  template <typename T>                                                                                \
-  T name(unsigned mask, T value, operand_type operand, int width = 32, FASTREID_AT) {                  \
-    return fastreid::emulation::shuffle(fastreid::emulation::Collective::kind, mask, value, static_cast<int>(operand), width, site); \
+#define FASTREID_SHUFFLE(name, kind, operand_type)                                          \
+  template <typename T>                                                                     \
+  T name(unsigned mask, T value, operand_type operand, int width = 32, FASTREID_AT) {       \
+    return fastreid::emulation::shuffle(fastreid::emulation::Collective::kind, mask, value, \
+                                        static_cast<int>(operand), width, site);            \
   }
 FASTREID_SHUFFLE(__shfl_sync, shuffle, int)
 FASTREID_SHUFFLE(__shfl_up_sync, shuffle_up, unsigned)
@@ -127,27 +145,33 @@ FASTREID_SHUFFLE(__shfl_xor_sync, shuffle_xor, int)
 #undef FASTREID_SHUFFLE
 
 FASTREID_DEVICE unsigned __ballot_sync(unsigned mask, int predicate, FASTREID_AT) {
-  const std::uint64_t* given = fastreid::emulation::exchange(fastreid::emulation::Collective::vote, mask, predicate != 0, site);
+  const std::uint64_t* given =
+      fastreid::emulation::exchange(fastreid::emulation::Collective::vote, mask, predicate != 0, site);
   unsigned votes = 0;
   for (unsigned i = 0; i < 32; ++i) votes |= (mask >> i & 1u) != 0 && given[i] != 0 ? 1u << i : 0u;
   return votes;
 }
-FASTREID_DEVICE int __any_sync(unsigned mask, int predicate, FASTREID_AT) { return __ballot_sync(mask, predicate, site) != 0; }
-FASTREID_DEVICE int __all_sync(unsigned mask, int predicate, FASTREID_AT) { return __ballot_sync(mask, predicate, site) == mask; }
+FASTREID_DEVICE int __any_sync(unsigned mask, int predicate, FASTREID_AT) {
+  return __ballot_sync(mask, predicate, site) != 0;
+}
+FASTREID_DEVICE int __all_sync(unsigned mask, int predicate, FASTREID_AT) {
+  return __ballot_sync(mask, predicate, site) == mask;
+}
 template <typename T>
 unsigned __match_any_sync(unsigned mask, T value, FASTREID_AT) {
   const std::uint64_t bits = fastreid::emulation::to_bits(value);
-  const std::uint64_t* given = fastreid::emulation::exchange(fastreid::emulation::Collective::match, mask, bits, site);
+  const std::uint64_t* given =
+      fastreid::emulation::exchange(fastreid::emulation::Collective::match, mask, bits, site);
   unsigned same = 0;
   for (unsigned i = 0; i < 32; ++i) same |= (mask >> i & 1u) != 0 && given[i] == bits ? 1u << i : 0u;
   return same;
 }
 
-#define FASTREID_REDUCE(name, expression)                                                             \
-  template <typename T>                                                                               \
-  T name(unsigned mask, T value, FASTREID_AT) {                                                       \
-    static_assert(std::is_integral_v<T> && sizeof(T) == 4, "the hardware reduces 32-bit integers");   \
-    return fastreid::emulation::reduce(mask, value, [](T a, T b) -> T { return expression; }, site);  \
+#define FASTREID_REDUCE(name, expression)                                                            \
+  template <typename T>                                                                              \
+  T name(unsigned mask, T value, FASTREID_AT) {                                                      \
+    static_assert(std::is_integral_v<T> && sizeof(T) == 4, "the hardware reduces 32-bit integers");  \
+    return fastreid::emulation::reduce(mask, value, [](T a, T b) -> T { return expression; }, site); \
   }
 FASTREID_REDUCE(__reduce_add_sync, a + b)
 FASTREID_REDUCE(__reduce_min_sync, b < a ? b : a)
@@ -158,10 +182,10 @@ FASTREID_REDUCE(__reduce_xor_sync, a ^ b)
 #undef FASTREID_REDUCE
 
 // The second argument converts to the cell's type, as CUDA's overloads do.
-#define FASTREID_ATOMIC(name, expression)                                                                \
-  template <typename T>                                                                                  \
-  T name(T* address, std::common_type_t<T> operand) {                                                    \
-    return fastreid::emulation::atomic_update(address, [operand](T old) -> T { return expression; });    \
+#define FASTREID_ATOMIC(name, expression)                                                             \
+  template <typename T>                                                                               \
+  T name(T* address, std::common_type_t<T> operand) {                                                 \
+    return fastreid::emulation::atomic_update(address, [operand](T old) -> T { return expression; }); \
   }
 FASTREID_ATOMIC(atomicAdd, old + operand)
 FASTREID_ATOMIC(atomicSub, old - operand)
@@ -174,7 +198,8 @@ FASTREID_ATOMIC(atomicExch, (static_cast<void>(old), operand))
 #undef FASTREID_ATOMIC
 template <typename T>
 T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> desired) {
-  return fastreid::emulation::atomic_update(address, [=](T old) -> T { return old == expected ? desired : old; });
+  return fastreid::emulation::atomic_update(address,
+                                            [=](T old) -> T { return old == expected ? desired : old; });
 }
 
 #include "device_math.h"

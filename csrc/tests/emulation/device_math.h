@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arithmetic that only device code has, for device.h. Plain IEEE arithmetic stands in for approximate intrinsics.
+// Arithmetic that only device code has, for device.h. Plain IEEE arithmetic stands in for approximate
+// intrinsics.
 #pragma once
 
-#define FASTREID_BITS(name, to, from) \
-  FASTREID_DEVICE to name(from value) { return fastreid::emulation::from_bits<to>(fastreid::emulation::to_bits(value)); }
+#define FASTREID_BITS(name, to, from)                                               \
+  FASTREID_DEVICE to name(from value) {                                             \
+    return fastreid::emulation::from_bits<to>(fastreid::emulation::to_bits(value)); \
+  }
 FASTREID_BITS(__float_as_int, int, float)
 FASTREID_BITS(__float_as_uint, unsigned, float)
 FASTREID_BITS(__int_as_float, float, int)
@@ -17,8 +20,12 @@ FASTREID_DEVICE int __popcll(unsigned long long value) { return __builtin_popcou
 FASTREID_DEVICE int __ffs(int value) { return __builtin_ffs(value); }
 FASTREID_DEVICE int __ffsll(long long value) { return __builtin_ffsll(value); }
 FASTREID_DEVICE int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
-FASTREID_DEVICE int __clzll(long long value) { return value == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(value)); }
-FASTREID_DEVICE unsigned __umulhi(unsigned a, unsigned b) { return static_cast<unsigned>(std::uint64_t{a} * b >> 32); }
+FASTREID_DEVICE int __clzll(long long value) {
+  return value == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(value));
+}
+FASTREID_DEVICE unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(std::uint64_t{a} * b >> 32);
+}
 FASTREID_DEVICE unsigned __brev(unsigned value) {
   unsigned reversed = 0;
   for (int i = 0; i < 32; ++i) reversed |= (value >> i & 1u) << (31 - i);

@@ -18,7 +18,17 @@ extern const Indices* here;  // of the running thread
 
 using Site = std::source_location;
 
-enum class Collective { barrier, warp_barrier, shuffle, shuffle_up, shuffle_down, shuffle_xor, vote, match, reduce };
+enum class Collective {
+  barrier,
+  warp_barrier,
+  shuffle,
+  shuffle_up,
+  shuffle_down,
+  shuffle_xor,
+  vote,
+  match,
+  reduce
+};
 
 void barrier(Site site);
 int barrier_count(bool predicate, Site site);
@@ -30,7 +40,8 @@ void fence();
 void* dynamic_shared_memory();
 [[noreturn]] void fail(Site site, const char* message);
 
-// Which runnable thread goes next: the lowest, the highest, or one drawn from a generator that starts at `seed`.
+// Which runnable thread goes next: the lowest, the highest, or one drawn from a generator that starts at
+// `seed`.
 enum class Order { forward, reverse, seeded };
 void set_order(Order order, std::uint64_t seed = 1);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stack switching for device.cpp, announced to the sanitizers. FASTREID_EMULATION_ASAN and _TSAN come from CMake, because this
-// code itself is compiled without them.
+// Stack switching for device.cpp, announced to the sanitizers. FASTREID_EMULATION_ASAN and _TSAN come from
+// CMake, because this code itself is compiled without them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -23,7 +23,7 @@
 
 namespace fastreid::emulation {
 
-cudaError_t remember(cudaError_t error);        // for cudaGetLastError; returns its argument
+cudaError_t remember(cudaError_t error);       // for cudaGetLastError; returns its argument
 std::size_t shared_limit(const void* kernel);  // 48 KiB unless cudaFuncSetAttribute has raised it
 
 namespace {
@@ -34,7 +34,8 @@ constexpr bool kHasAddressSanitizer = true;
 constexpr bool kHasAddressSanitizer = false;
 #endif
 
-constexpr std::size_t kStackBytes = 256 * 1024;  // touched page by page, so idle stacks cost address space only
+constexpr std::size_t kStackBytes =
+    256 * 1024;  // touched page by page, so idle stacks cost address space only
 
 struct Fiber {
   Context context;
@@ -53,7 +54,8 @@ bool is_made(const Fiber& fiber) { return fiber.stack != nullptr; }
 
 void make_fiber(Fiber& fiber, void (*body)()) {
   constexpr std::size_t kGuardPage = 4096;
-  void* memory = mmap(nullptr, kStackBytes + kGuardPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = mmap(nullptr, kStackBytes + kGuardPage, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED || mprotect(memory, kGuardPage, PROT_NONE) != 0) {
     std::perror("emulation: stack of a CUDA thread");
     std::abort();
@@ -101,7 +103,8 @@ void enter_fiber() {
 #endif
 }
 
-// What the running fiber (or scheduler) has done so far happens before what follows an acquire of the same object.
+// What the running fiber (or scheduler) has done so far happens before what follows an acquire of the same
+// object.
 void release([[maybe_unused]] std::uint64_t* object) {
 #ifdef FASTREID_EMULATION_TSAN
   __tsan_release(object);

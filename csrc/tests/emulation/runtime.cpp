@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA runtime functions that launchers and tests call, over host memory. One device with a small one's limits.
+// The CUDA runtime functions that launchers and tests call, over host memory. One device with a small one's
+// limits.
 #include <cuda_runtime.h>
 
 #include <cstddef>
@@ -58,14 +59,17 @@ cudaError_t cudaFree(void* address) {
   std::free(address);
   return cudaSuccess;
 }
-cudaError_t cudaMallocAsync(void** address, std::size_t bytes, cudaStream_t) { return cudaMalloc(address, bytes); }
+cudaError_t cudaMallocAsync(void** address, std::size_t bytes, cudaStream_t) {
+  return cudaMalloc(address, bytes);
+}
 cudaError_t cudaFreeAsync(void* address, cudaStream_t) { return cudaFree(address); }
 
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t) {
   return cudaMemcpy(to, from, bytes, kind);
 }
 cudaError_t cudaMemset(void* address, int value, std::size_t bytes) {
@@ -84,7 +88,9 @@ cudaError_t cudaGetLastError() {
   remember(cudaSuccess);
   return error;
 }
-const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "error of an emulated CUDA call"; }
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "error of an emulated CUDA call";
+}
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
@@ -92,14 +98,29 @@ cudaError_t cudaGetDevice(int* device) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount: *value = 4; return cudaSuccess;
-    case cudaDevAttrMaxThreadsPerBlock: *value = 1024; return cudaSuccess;
-    case cudaDevAttrWarpSize: *value = 32; return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = fastreid::emulation::kSharedWithoutOptIn; return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = fastreid::emulation::kSharedWithOptIn; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; return cudaSuccess;
-    default: return remember(cudaErrorInvalidValue);
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;
+      return cudaSuccess;
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = 1024;
+      return cudaSuccess;
+    case cudaDevAttrWarpSize:
+      *value = 32;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *value = fastreid::emulation::kSharedWithoutOptIn;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = fastreid::emulation::kSharedWithOptIn;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 9;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
+      return cudaSuccess;
+    default:
+      return remember(cudaErrorInvalidValue);
   }
 }
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*, int, std::size_t) {

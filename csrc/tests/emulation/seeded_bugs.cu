@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Does the emulation see what it should? Small kernels of the usual kinds (block reduction, bitonic sort, warp exchange,
-// histogram), each with bugs that can be switched on: `seeded_bugs 2` runs with bug 2 and must be caught, by a wrong result,
-// by the emulation or by the sanitizer that csrc/tests/CMakeLists.txt names for it. `seeded_bugs 0` runs the clean code.
+// Does the emulation see what it should? Small kernels of the usual kinds (block reduction, bitonic sort,
+// warp exchange, histogram), each with bugs that can be switched on: `seeded_bugs 2` runs with bug 2 and must
+// be caught, by a wrong result, by the emulation or by the sanitizer that csrc/tests/CMakeLists.txt names for
+// it. `seeded_bugs 0` runs the clean code.
 #define TESTING_OWN_MAIN
 #include <algorithm>
 #include <cstdlib>
@@ -92,7 +93,8 @@ __global__ void standardize_kernel(const float* x, float* y, int columns) {
   for (int i = 4 * vectors + threadIdx.x; i < columns; i += blockDim.x) out[i] = (row[i] - mean) * scale;
 }
 
-// Indices of x in ascending order of (value, index): bitonic, padded to a power of two, in dynamic shared memory.
+// Indices of x in ascending order of (value, index): bitonic, padded to a power of two, in dynamic shared
+// memory.
 template <int B>
 __global__ void sort_kernel(const float* x, int* order, int n, int padded) {
   float* keys = fastreid::dynamic_shared<float>();
@@ -157,7 +159,8 @@ struct Kernels {
 };
 template <int... Bugs>
 Kernels kernels_with(int bug, std::integer_sequence<int, Bugs...>) {
-  const Kernels all[] = {{standardize_kernel<Bugs>, sort_kernel<Bugs>, swap_kernel<Bugs>, histogram_kernel<Bugs>}...};
+  const Kernels all[] = {
+      {standardize_kernel<Bugs>, sort_kernel<Bugs>, swap_kernel<Bugs>, histogram_kernel<Bugs>}...};
   return all[bug];
 }
 
@@ -175,13 +178,15 @@ void standardize(int rows, int columns) {
   auto x = array<float>(rows * columns), y = array<float>(rows * columns);
   testing::Random random(7);
   for (int i = 0; i < rows * columns; ++i) x[i] = static_cast<float>(random.uniform(0.0, 2.0));
-  CHECK_EQUAL(launch(kernels.standardize, rows, kThreads, 0, nullptr, x.get(), y.get(), columns), cudaSuccess);
+  CHECK_EQUAL(launch(kernels.standardize, rows, kThreads, 0, nullptr, x.get(), y.get(), columns),
+              cudaSuccess);
   for (int r = 0; r < rows; ++r) {
     const float* row = &x[r * columns];
     const double mean = std::accumulate(row, row + columns, 0.0) / columns;
     double squares = 0.0;
     for (int i = 0; i < columns; ++i) squares += (row[i] - mean) * (row[i] - mean);
-    for (int i = 0; i < columns; ++i) CHECK_NEAR(y[r * columns + i], (row[i] - mean) / std::sqrt(squares), 1e-6, 1e-5);
+    for (int i = 0; i < columns; ++i)
+      CHECK_NEAR(y[r * columns + i], (row[i] - mean) / std::sqrt(squares), 1e-6, 1e-5);
   }
 }
 
@@ -194,7 +199,8 @@ void sort(int n) {
   int padded = 2;
   while (padded < n) padded *= 2;
   const std::size_t bytes = static_cast<std::size_t>(padded) * 8 - (bug == kDynamicSharedShort ? 4 : 0);
-  CHECK_EQUAL(launch(kernels.sort, 1, kThreads, bytes, nullptr, x.get(), order.get(), n, padded), cudaSuccess);
+  CHECK_EQUAL(launch(kernels.sort, 1, kThreads, bytes, nullptr, x.get(), order.get(), n, padded),
+              cudaSuccess);
   std::vector<int> expected(static_cast<std::size_t>(n));
   std::iota(expected.begin(), expected.end(), 0);
   std::stable_sort(expected.begin(), expected.end(), [&](int a, int b) { return x[a] < x[b]; });
@@ -215,8 +221,10 @@ void histogram() {
   auto x = array<int>(kN);
   auto counts = array<unsigned>(kBins), expected = array<unsigned>(kBins);
   testing::Random random(13);
-  for (int i = 0; i < kN; ++i) expected[x[i] = static_cast<int>(random.below(kBins))] += 2;  // two blocks count all
-  CHECK_EQUAL(launch(kernels.histogram, 2, kThreads, kBins * 4, nullptr, x.get(), counts.get(), kN, kBins), cudaSuccess);
+  for (int i = 0; i < kN; ++i)
+    expected[x[i] = static_cast<int>(random.below(kBins))] += 2;  // two blocks count all
+  CHECK_EQUAL(launch(kernels.histogram, 2, kThreads, kBins * 4, nullptr, x.get(), counts.get(), kN, kBins),
+              cudaSuccess);
   for (int i = 0; i < kBins; ++i) CHECK_EQUAL(counts[i], expected[i]);
 }
 

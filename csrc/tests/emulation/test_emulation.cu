@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The emulation's intrinsics against their definitions in the CUDA C++ programming guide, computed here lane by lane.
+// The emulation's intrinsics against their definitions in the CUDA C++ programming guide, computed here lane
+// by lane.
 #include <algorithm>
 #include <array>
 #include <numeric>
@@ -159,14 +160,24 @@ CASE(atomics_lose_nothing) {
   Cells c{};
   run(atomics_kernel, 3, 48, &c);
   CHECK(c.sum == 3 * 24 * 47 && c.low == -47 && c.high == 47 && c.last == 5);
-  CHECK(c.bits == 0xffffffffu && c.flips == 0xffff0000u);  // lanes 0-15 flip twice a block, the others once, three blocks
+  CHECK(c.bits == 0xffffffffu &&
+        c.flips == 0xffff0000u);  // lanes 0-15 flip twice a block, the others once, three blocks
   CHECK(c.wide == 144ull << 33 && c.real == 72.0f && c.precise == 36.0 && c.swaps == 288);
 }
 
 __global__ void bits_kernel(int* out) {
-  const int values[] = {__popc(0xf0f0u),           __popcll(~0ull),     __ffs(8),           __clz(1),  __clz(0),
-                        __float_as_int(1.0f),      __clzll(1ll << 40),  min(3, -2),         max(3, -2), __ffsll(0),
-                        static_cast<int>(__brev(1u) >> 31), static_cast<int>(__umulhi(1u << 31, 6u))};
+  const int values[] = {__popc(0xf0f0u),
+                        __popcll(~0ull),
+                        __ffs(8),
+                        __clz(1),
+                        __clz(0),
+                        __float_as_int(1.0f),
+                        __clzll(1ll << 40),
+                        min(3, -2),
+                        max(3, -2),
+                        __ffsll(0),
+                        static_cast<int>(__brev(1u) >> 31),
+                        static_cast<int>(__umulhi(1u << 31, 6u))};
   for (int i = 0; i < 12; ++i) out[i] = values[i];
 }
 

@@ -14,12 +14,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import PIL
+
+from fastreid_ops.data import people as renderer
 from fastreid_ops.data.manifest import Manifest, ManifestError
 from fastreid_ops.data.manifest_csv import sync_folder
 from fastreid_ops.data.people import PeopleOptions, render_dataset
 
-# Raise this when the renderer draws other pictures from the same options.
-RENDERING = 1
 SEAL = "complete.json"
 MANIFEST = "manifest.csv"
 
@@ -28,8 +30,8 @@ def read(root: str | os.PathLike[str] | None = None, **options: object) -> Manif
     """Procedural people for training and, with other identities, for testing.
 
     Args:
-        root: folder to keep the pictures in, made if it is not there; when None, people-<hash of options> in
-            $FASTREID_OPS_CACHE or ~/.cache/fastreid_ops.
+        root: folder to keep the pictures in, made if it is not there; when None, people-<hash of options and
+            renderer> in $FASTREID_OPS_CACHE or ~/.cache/fastreid_ops.
         options: fields of `PeopleOptions`.
 
     Returns:
@@ -47,14 +49,16 @@ def read(root: str | os.PathLike[str] | None = None, **options: object) -> Manif
             meant = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"people: options: got {name!r}, expected one of {', '.join(known)}{meant}")
     chosen = PeopleOptions(**options)
-    content = {"rendering": RENDERING, "options": json.loads(json.dumps(chosen.to_dict()))}
+    content = {"options": json.loads(json.dumps(chosen.to_dict())), **_renderer()}
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
     folder = Path(root) if root is not None else cache_folder() / f"people-{digest}"
-    if _damage(folder, content) is not None:
+    # A folder of the user's own stays good when the renderer is improved; the cache follows the renderer.
+    wanted = {"options": content["options"]} if root is not None else content
+    if _damage(folder, wanted) is not None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _lock(folder):
             # Another process may have finished while this one waited.
-            damage = _damage(folder, content)
+            damage = _damage(folder, wanted)
             if damage is not None:
                 if root is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
                     raise ManifestError(
@@ -67,6 +71,14 @@ def read(root: str | os.PathLike[str] | None = None, **options: object) -> Manif
 def cache_folder() -> Path:
     """$FASTREID_OPS_CACHE, or ~/.cache/fastreid_ops."""
     return Path(os.environ.get("FASTREID_OPS_CACHE") or Path.home() / ".cache" / "fastreid_ops")
+
+
+def _renderer() -> dict[str, str]:
+    """What decides, beside the options, which pixels come out: the renderer's source and the libraries it uses."""
+    digest = hashlib.sha256()
+    for source in sorted(Path(renderer.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    return {"renderer": digest.hexdigest(), "numpy": np.__version__, "pillow": PIL.__version__}
 
 
 def _damage(folder: Path, content: dict) -> str | None:

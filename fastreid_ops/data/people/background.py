@@ -11,7 +11,14 @@ from PIL import Image, ImageDraw, ImageFilter
 from .palette import linear
 from .seeds import Kind, stream
 
-GROUNDS = ((122, 122, 124), (146, 143, 138), (106, 107, 110), (134, 127, 119), (112, 118, 98), (158, 154, 148))
+GROUNDS = (
+    (122, 122, 124),
+    (146, 143, 138),
+    (106, 107, 110),
+    (134, 127, 119),
+    (112, 118, 98),
+    (158, 154, 148),
+)
 WALLS = ((150, 138, 126), (172, 170, 164), (132, 102, 90), (118, 122, 128), (184, 178, 164), (136, 140, 144))
 
 
@@ -73,8 +80,13 @@ def _wall(draw: ImageDraw.ImageDraw, rng, columns: int, edge: int, height: int) 
                 draw.rectangle(box, fill=glass, outline=frame, width=max(1, height // 64))
         elif kind == 2:
             left = x + step // 2
-            draw.rectangle((left, edge - int(0.5 * height), left + step, edge), fill=_vary(rng, (74, 60, 52), 22))
-            draw.rectangle((left + step + 4, edge - int(0.4 * height), end - 4, edge - 6), fill=_vary(rng, (70, 84, 98), 20))
+            draw.rectangle(
+                (left, edge - int(0.5 * height), left + step, edge), fill=_vary(rng, (74, 60, 52), 22)
+            )
+            draw.rectangle(
+                (left + step + 4, edge - int(0.4 * height), end - 4, edge - 6),
+                fill=_vary(rng, (70, 84, 98), 20),
+            )
         else:
             for _ in range(40):
                 r = height * rng.uniform(0.05, 0.14)
@@ -106,7 +118,10 @@ def _ground(draw: ImageDraw.ImageDraw, rng, columns: int, edge: int, rows: int, 
     else:
         y = edge + depth * rng.uniform(0.3, 0.8)
         other = _vary(rng, GROUNDS[int(rng.integers(len(GROUNDS)))])
-        draw.polygon([(0, int(y)), (columns, int(y + rng.uniform(-0.15, 0.15) * depth)), (columns, rows), (0, rows)], fill=other)
+        draw.polygon(
+            [(0, int(y)), (columns, int(y + rng.uniform(-0.15, 0.15) * depth)), (columns, rows), (0, rows)],
+            fill=other,
+        )
         draw.line((0, int(y), columns, int(y)), fill=_shade(other, 1.2), width=max(1, rows // 60))
 
 
@@ -123,9 +138,15 @@ def _furniture(draw: ImageDraw.ImageDraw, rng, columns: int, edge: int, rows: in
         x, wide = int(rng.uniform(0, columns)), int(rows * rng.uniform(0.25, 0.6))
         tall = int(wide * rng.uniform(0.3, 0.5))
         y = edge + int(rng.uniform(0.0, 0.3) * (rows - edge))
-        color = _vary(rng, ((120, 30, 34), (40, 58, 96), (196, 196, 192), (48, 48, 50), (96, 104, 88))[int(rng.integers(5))])
+        color = _vary(
+            rng,
+            ((120, 30, 34), (40, 58, 96), (196, 196, 192), (48, 48, 50), (96, 104, 88))[int(rng.integers(5))],
+        )
         draw.rounded_rectangle((x, y - tall, x + wide, y), radius=max(2, tall // 4), fill=color)
-        draw.rectangle((x + tall // 3, y - int(0.9 * tall), x + wide - tall // 3, y - int(0.55 * tall)), fill=_shade(color, 0.5))
+        draw.rectangle(
+            (x + tall // 3, y - int(0.9 * tall), x + wide - tall // 3, y - int(0.55 * tall)),
+            fill=_shade(color, 0.5),
+        )
         draw.rectangle((x, y - max(1, tall // 6), x + wide, y), fill=(36, 36, 38))
 
 
@@ -134,5 +155,7 @@ def _clouds(rng: np.random.Generator, rows: int, columns: int, height: int) -> n
     total = np.ones((rows, columns), dtype=np.float32)
     for cell, strength in ((height / 2.5, 0.16), (height / 14, 0.07), (2.5, 0.05)):
         grid = rng.standard_normal((max(2, int(rows / cell)), max(2, int(columns / cell)))).astype(np.float32)
-        total += strength * np.asarray(Image.fromarray(grid).resize((columns, rows), Image.Resampling.BICUBIC))
+        total += strength * np.asarray(
+            Image.fromarray(grid).resize((columns, rows), Image.Resampling.BICUBIC)
+        )
     return np.clip(total, 0.4, 1.7)

@@ -42,7 +42,9 @@ def sample_body(seed: int, pid: int) -> Body:
     tone = SKIN_TONES[int(rng.integers(len(SKIN_TONES)))]
     shares = np.array([share for _, share in HAIR_TONES])
     hair = HAIR_TONES[int(rng.choice(len(HAIR_TONES), p=shares / shares.sum()))][0]
-    styles = (0.02, 0.14, 0.22, 0.34, 0.16, 0.08, 0.04) if slim else (0.14, 0.58, 0.16, 0.04, 0.02, 0.01, 0.05)
+    styles = (
+        (0.02, 0.14, 0.22, 0.34, 0.16, 0.08, 0.04) if slim else (0.14, 0.58, 0.16, 0.04, 0.02, 0.01, 0.05)
+    )
     style = HAIR_STYLES[int(rng.choice(len(HAIR_STYLES), p=styles))]
     return Body(
         height=height,

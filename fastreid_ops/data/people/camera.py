@@ -38,9 +38,12 @@ def look(options: PeopleOptions, camera: int) -> Look:
         camera: 0-based; those from ``options.cameras`` on are infrared.
     """
     rng = stream(options.seed, Kind.LOOK, 0, camera)
-    shift = rng.uniform(-1, 1, size=(3, 3)) * (0.25 + 0.75 * np.eye(3))
-    # Every camera uses most of its range: a world of four near-perfect cameras would be another task.
-    shift *= rng.uniform(0.75, 1.0) / np.abs(shift).max()
+    # Tints stand the golden angle apart on the colour circle, so that no seed has four cameras that happen to agree:
+    # difficulty should differ between options, not between seeds.
+    angle = stream(options.seed, Kind.LOOK).uniform(0, 2 * np.pi) + 2.39996 * camera
+    tint = np.cos(angle + np.array([0.0, 2.0, 4.0]) * np.pi / 3)
+    shift = np.diag(tint + rng.uniform(-0.3, 0.3)) + rng.uniform(-0.2, 0.2, size=(3, 3)) * (1 - np.eye(3))
+    shift *= rng.uniform(0.85, 1.0) / np.abs(shift).max()
     matrix = np.eye(3) + options.color_shift * shift
     side, above = rng.uniform(-1.0, 1.0), rng.uniform(0.6, 1.0)
     light = np.array([np.sin(side), np.sin(above), np.cos(side) * np.cos(above)])
@@ -48,7 +51,7 @@ def look(options: PeopleOptions, camera: int) -> Look:
     worst, best = options.jpeg_quality
     return Look(
         matrix=matrix.astype(np.float32),
-        gamma=float(1 + options.gamma_shift * rng.uniform(-1, 1)),
+        gamma=float(1 + options.gamma_shift * rng.uniform(0.3, 1) * (-1) ** camera),
         light=(light / np.linalg.norm(light)).astype(np.float32),
         ambient=float(rng.uniform(0.5, 0.65)),
         yaw=float(rng.uniform(-np.pi, np.pi)),

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Outfits: garments, patterns, bags, hats and shoes.
 
-One identity in three (``PeopleOptions.shared_colors``) takes part of its outfit from its neighbour, the odd identity
-before it: the very shade of a garment, or everything but a pattern, or everything but a bag. These are the pairs that
-a colour histogram cannot tell apart.
+About one identity in five (``PeopleOptions.shared_colors``) shares part of its outfit with its neighbour: the very
+shade of a garment, or everything but a pattern, or everything but a bag. These are the pairs that a colour histogram
+cannot tell apart.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .body import Body, sample_body
+from .options import PeopleOptions
 from .palette import BOTTOM_SHADES, TOP_SHADES, Material, distance, linear, sample_shade
 from .seeds import Kind, stream
 
@@ -53,7 +54,9 @@ class Outfit:
     reflectance: tuple[float, ...]
 
 
-def sample_outfit(seed: int, pid: int, outfit: int = 0, *, shared_colors: float = 0.3) -> Outfit:
+def sample_outfit(
+    seed: int, pid: int, outfit: int = 0, *, shared_colors: float = PeopleOptions.shared_colors
+) -> Outfit:
     """The clothes of an identity: a function of (seed, pid, outfit) and of the share of shared colours.
 
     Args:
@@ -123,9 +126,15 @@ def _borrow(rng: np.random.Generator, own: Outfit, other: Outfit, body: Body) ->
     if kind == "pattern":
         choices = [name for name in PATTERNS[1:] if name != other.pattern]
         pattern = choices[int(rng.integers(len(choices)))]
-        return replace(other, pattern=pattern, hat=own.hat, hat_color=own.hat_color, reflectance=own.reflectance)
+        return replace(
+            other, pattern=pattern, hat=own.hat, hat_color=own.hat_color, reflectance=own.reflectance
+        )
     bag = "none" if other.bag != "none" and rng.random() < 0.4 else _pick(rng, BAGS[1:], (0.5, 0.25, 0.25))
-    color = own.bag_color if distance(own.bag_color, other.bag_color) > 60 else _contrasting(rng, other.bag_color, 60)
+    color = (
+        own.bag_color
+        if distance(own.bag_color, other.bag_color) > 60
+        else _contrasting(rng, other.bag_color, 60)
+    )
     return replace(other, bag=bag, bag_color=color, bag_side=own.bag_side, reflectance=own.reflectance)
 
 

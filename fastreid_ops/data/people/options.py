@@ -40,8 +40,8 @@ class PeopleOptions:
         blur: largest blur radius in sensor pixels.
         noise: largest noise standard deviation, in steps of 255.
         jpeg_quality: lowest and highest JPEG quality of a camera.
-        shared_colors: share of identities that share a colour with another identity, some of them
-            everything but a pattern or a bag.
+        shared_colors: share of identities made to share a colour with their neighbour, a third of them
+            everything but a pattern or a bag; another tenth shares a dark shade by chance.
         occlusion, truncation: probability that a shot is partly hidden or cut by its box.
         box_jitter: largest error of the detector's box, relative to its height.
     """
@@ -56,15 +56,15 @@ class PeopleOptions:
     clothes_change: bool = False
     infrared: bool = False
     distractors: int = 0
-    color_shift: float = 0.10
-    gamma_shift: float = 0.08
-    exposure_shift: float = 0.10
+    color_shift: float = 0.045
+    gamma_shift: float = 0.05
+    exposure_shift: float = 0.08
     yaw_spread: float = 35.0
     resolution: tuple[int, int] = (40, 120)
     blur: float = 0.7
     noise: float = 5.0
     jpeg_quality: tuple[int, int] = (60, 92)
-    shared_colors: float = 0.30
+    shared_colors: float = 0.22
     occlusion: float = 0.06
     truncation: float = 0.03
     box_jitter: float = 0.04

@@ -10,9 +10,10 @@ import numpy as np
 
 from .body import Body
 from .clothes import Outfit
-from .figure import Capsules, Cut, Part
+from .figure import Cut
 from .palette import Material
 from .raster import Surface
+from .shapes import Capsules, Part
 
 
 def paint(surface: Surface, capsules: Capsules, body: Body, outfit: Outfit, cut: Cut) -> np.ndarray:

@@ -95,7 +95,7 @@ def sample_shade(rng: np.random.Generator, shades) -> tuple[int, int, int]:
     hue = (hue + rng.normal(0, 0.018)) % 1.0
     saturation = float(np.clip(saturation * rng.uniform(0.75, 1.2), 0, 1))
     value = float(np.clip(value * rng.uniform(0.8, 1.2) + rng.uniform(-0.02, 0.03), 0.04, 0.96))
-    return tuple(int(round(255 * c)) for c in colorsys.hsv_to_rgb(hue, saturation, value))
+    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, saturation, value))
 
 
 def distance(a, b) -> float:

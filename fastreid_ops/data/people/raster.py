@@ -12,7 +12,7 @@ from math import cos, sin
 
 import numpy as np
 
-from .figure import FREE, Capsules
+from .shapes import FREE, Capsules
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Surface:
 
 
 def rotation(yaw: float, pitch: float) -> np.ndarray:
-    """Body to view: a turn to the viewer's right by ``yaw`` (0 faces the camera), seen from ``pitch`` above; radians."""
+    """Body to view: turned by ``yaw`` (0 faces the camera), seen from ``pitch`` above; radians."""
     turn = np.array([[cos(yaw), 0.0, sin(yaw)], [0.0, 1.0, 0.0], [-sin(yaw), 0.0, cos(yaw)]])
     tilt = np.array([[1.0, 0.0, 0.0], [0.0, cos(pitch), -sin(pitch)], [0.0, sin(pitch), cos(pitch)]])
     return tilt @ turn

@@ -74,7 +74,12 @@ class Layer:
 
 
 def figure_layer(
-    options: PeopleOptions, camera: Look, shot: Shot, pid: int, outfit: int, offset: tuple[float, float] = (0.0, 0.0)
+    options: PeopleOptions,
+    camera: Look,
+    shot: Shot,
+    pid: int,
+    outfit: int,
+    offset: tuple[float, float] = (0.0, 0.0),
 ) -> Layer:
     """Cast, paint and light a person; ``offset`` moves it right and down by fractions of the picture's size."""
     body = sample_body(options.seed, pid)
@@ -85,17 +90,16 @@ def figure_layer(
     view = _frame(options, capsules, turn, shot, offset)
     surface = cast(capsules, view)
     material = paint(surface, capsules, body, clothes, cut)
-    if camera.infrared:
-        albedo = reflectance_table(clothes)[:, None]
-    else:
-        albedo = albedo_table(body, clothes)
+    albedo = reflectance_table(clothes)[:, None] if camera.infrared else albedo_table(body, clothes)
     light = albedo[material] * _shading(surface, camera, turn, clothes.phase)[:, None]
-    foot = turn @ np.array([0.0, 0.0, 0.0])
-    feet = ((view.top - foot[1]) / view.step_y, (foot[0] - view.left) / view.step_x)
+    # The body stands on the origin of its frame, which no rotation moves.
+    feet = (view.top / view.step_y, -view.left / view.step_x)
     return Layer(surface.pixels, light.astype(np.float32, copy=False), feet, 0.22 / view.step_x)
 
 
-def _frame(options: PeopleOptions, capsules, turn: np.ndarray, shot: Shot, offset: tuple[float, float]) -> View:
+def _frame(
+    options: PeopleOptions, capsules, turn: np.ndarray, shot: Shot, offset: tuple[float, float]
+) -> View:
     box = extents(capsules, turn)
     left, right, bottom, top = box[:, 0].min(), box[:, 1].max(), box[:, 2].min(), box[:, 3].max()
     tall = (top - bottom) * shot.zoom
@@ -126,7 +130,7 @@ def _shading(surface, camera: Look, turn: np.ndarray, phase: float) -> np.ndarra
     facing = np.clip(surface.facing, 0.0, 1.0)
     if camera.infrared:
         # The lamp sits beside the lens.
-        return ((0.25 + 0.75 * facing) * creases).astype(np.float32)
+        return ((0.15 + 0.55 * facing) * creases).astype(np.float32)
     # The lamp's direction in the body's frame saves turning every normal.
     lamp = np.maximum(0.25 + 0.75 * along_axis(surface.normals, camera.light @ turn), 0.0)
     sky = 0.75 + 0.25 * along_axis(surface.normals, turn[1])
@@ -180,11 +184,16 @@ def _shadow(light: np.ndarray, layer: Layer) -> None:
     """Darken the ground around the feet."""
     rows = np.arange(light.shape[0], dtype=np.float32)[:, None]
     columns = np.arange(light.shape[1], dtype=np.float32)[None]
-    down, across = (rows - layer.feet[0]) / (0.45 * layer.spread), (columns - layer.feet[1]) / (1.3 * layer.spread)
+    down, across = (
+        (rows - layer.feet[0]) / (0.45 * layer.spread),
+        (columns - layer.feet[1]) / (1.3 * layer.spread),
+    )
     light *= (1.0 - 0.5 * np.exp(-(down * down + across * across)))[:, :, None]
 
 
-def _hide(options: PeopleOptions, eye: Look, index: int, light: np.ndarray, rng: np.random.Generator, k: int) -> None:
+def _hide(
+    options: PeopleOptions, eye: Look, index: int, light: np.ndarray, rng: np.random.Generator, k: int
+) -> None:
     """Put something in front: a box, a pole, or somebody else."""
     if rng.random() < 0.6:
         occlude(light, rng)

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features in order and modes put back; evaluation of a set against ranks counted by hand."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from fastreid_ops.config import Config, EvalSet
+from fastreid_ops.data.images import BadImageError, BadImagePolicy
+from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.engine import setup
+from fastreid_ops.engine.assess import (
+    assess,
+    assess_colour,
+    result_record,
+    table_row,
+    table_text,
+    unique_files,
+)
+from fastreid_ops.engine.extract import extract
+from fastreid_ops.engine.interrupt import Interrupted
+
+CPU = torch.device("cpu")
+
+
+class Batch:
+    def __init__(self, images, index):
+        self.images, self.index = images, torch.tensor(index)
+
+
+class Corner(nn.Module):
+    """Feature = the left and the right column's mean red: a mirrored image gives them exchanged."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.frozen = nn.BatchNorm1d(2).eval()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(
+            (
+                self.training,
+                torch.is_inference_mode_enabled(),
+                x.is_contiguous(memory_format=torch.channels_last),
+            )
+        )
+        return torch.stack([x[:, 0, :, 0].mean(1), x[:, 0, :, -1].mean(1)], 1)
+
+
+def test_order_modes_and_flip():
+    images = torch.randn(5, 3, 4, 6)
+    batches = [Batch(images[:3], [0, 1, 4]), Batch(images[3:], [7, 9])]
+    model = Corner().train()
+    model.frozen.eval()
+    found = extract(model, batches, CPU, channels_last=True)
+    expected = torch.stack([images[:, 0, :, 0].mean(1), images[:, 0, :, -1].mean(1)], 1)
+    torch.testing.assert_close(found.values, expected)
+    assert found.rows.tolist() == [0, 1, 4, 7, 9]
+    assert model.seen == [(False, True, True)] * 2
+    assert (model.training, model.norm.training, model.frozen.training) == (True, True, False)
+    flipped = extract(model, batches, CPU, flip=True).values
+    torch.testing.assert_close(flipped, (expected + expected.flip(1)) / 2)
+
+
+def test_modes_come_back_after_an_error():
+    def check():
+        raise Interrupted(2)
+
+    model = Corner().train()
+    with pytest.raises(Interrupted):
+        extract(model, [Batch(torch.zeros(1, 3, 2, 2), [0])], CPU, check=check)
+    assert model.training
+
+
+def test_refused_features():
+    with pytest.raises(ValueError, match="got no image"):
+        extract(Corner(), [], CPU)
+    images = torch.zeros(4, 3, 2, 2)
+    images[2] = float("nan")
+    with pytest.raises(ValueError, match=r"got 1 features with NaN or Inf \(first: row 7\)"):
+        extract(Corner(), [Batch(images, [5, 6, 7, 8])], CPU)
+
+
+class Red(nn.Module):
+    def forward(self, x):
+        return x.mean((2, 3))
+
+
+COLOURS = {"a": (250, 0, 0), "b": (0, 250, 0), "c": (0, 0, 250)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three people in two cameras, the second camera darker; each image is query and gallery at once; `b`
+    looks like `c` in camera 1.
+    """
+    rows = []
+    for pid, colour in COLOURS.items():
+        for camera in range(2):
+            name = f"{pid}{camera}.png"
+            shown = COLOURS["c"] if (pid, camera) == ("b", 1) else colour
+            Image.fromarray(np.full((8, 4, 3), np.array(shown) * (1 - 0.1 * camera), dtype=np.uint8)).save(
+                tmp_path / name
+            )
+            rows.append((name, pid, camera))
+    return tmp_path, rows
+
+
+def manifest(folder, rows):
+    paths, pids, camids = (list(column) for column in zip(*rows, strict=True))
+    n = len(rows)
+    return Manifest(folder, paths * 2, pids * 2, camids * 2, ["query"] * n + ["gallery"] * n)
+
+
+def data(folder, rows, mode="raise"):
+    config = Config()
+    config.data.height, config.data.width, config.data.workers, config.eval.batch_size = 8, 4, 0, 4
+    policy = BadImagePolicy(mode)
+    return setup.eval_data(
+        EvalSet(name="set", label="Set", note="a note"), manifest(folder, rows), config, policy
+    ), policy
+
+
+def test_each_file_is_read_once(folder):
+    made, _ = data(*folder)
+    assert made.files.path == [name for name, _, _ in folder[1]]
+    assert len(unique_files(made.query, made.gallery)) == 6
+
+
+def test_figures_by_hand(folder):
+    """a0, a1 find each other first. b0: b1 is nearest to the two c, then a: rank 4 of a0, a1, b1, c0, c1
+    without b0 itself ...
+    """
+    made, _ = data(*folder)
+    found = assess(Red(), made, CPU, metric="euclidean")
+    record = result_record(found, 3)
+    first = [query["first_rank"] for query in record["queries"]]
+    features = {
+        name: np.array(Image.open(folder[0] / name)).mean((0, 1)) / 255 / np.array([0.229, 0.224, 0.225])
+        for name, _, _ in folder[1]
+    }
+    for (name, pid, camera), rank in zip(folder[1], first, strict=True):
+        kept = [(n, p) for n, p, c in folder[1] if not (p == pid and c == camera)]
+        order = sorted(kept, key=lambda item: np.linalg.norm(features[item[0]] - features[name]))
+        assert [p for _, p in order].index(pid) + 1 == rank, name
+        listed = next(
+            r for q, r in zip(record["queries"], record["ranked"], strict=True) if q["path"].endswith(name)
+        )
+        assert [entry["path"] for entry in listed["gallery"]] == [str(folder[0] / n) for n, _ in order[:3]]
+        assert [entry["match"] for entry in listed["gallery"]] == [p == pid for _, p in order[:3]]
+    assert record["mAP"] == pytest.approx(np.mean([1 / rank for rank in first]))
+    assert record["set"] == "set"
+    assert record["protocol"]["name"] == "market1501"
+    assert record["counts"]["valid"] == 6
+
+
+def test_colour_alone(folder):
+    made, policy = data(*folder)
+    found = assess_colour(made, policy)
+    assert found.result.first_rank[:2] == [1, 1]
+    assert found.result.first_rank[2] > 1
+
+
+@pytest.mark.parametrize("mode", ["skip", "replace"])
+def test_bad_files(folder, mode):
+    (folder[0] / "c1.png").write_bytes(b"no image")
+    made, policy = data(*folder, mode=mode)
+    found = assess(Red(), made, CPU, metric="euclidean")
+    assert len(found.query) == (5 if mode == "skip" else 6)
+    assert list(policy.files) == [str(folder[0] / "c1.png")]
+    assert len(assess_colour(made, policy).query) == 5
+    with pytest.raises(BadImageError, match=r"c1\.png"):
+        assess(Red(), data(*folder)[0], CPU, metric="euclidean")
+
+
+def test_a_set_without_queries_is_refused(folder):
+    rows = [("a0.png", "a", 0)]
+    only = Manifest(folder[0], ["a0.png"], ["a"], [0], ["gallery"])
+    with pytest.raises(ValueError, match="got 0 queries and 1 gallery images"):
+        setup.eval_data(EvalSet(name="x"), only, Config(), BadImagePolicy())
+    assert len(manifest(folder[0], rows)) == 2
+
+
+def test_table():
+    figures = {"mAP": 0.5, "mINP": 0.25, "rank1": 1.0, "rank5": 1.0, "rank10": 1.0}
+    rows = [
+        table_row("trained", "people", "unseen ids", figures),
+        table_row("HSV stripes", "people", "", figures),
+    ]
+    lines = table_text(rows).split("\n")
+    assert lines[0].split() == ["system", "set", "mAP", "mINP", "Rank-1", "Rank-5", "Rank-10"]
+    assert lines[1].split("  ")[0] == "trained"
+    assert lines[1].split()[-5:] == ["50.0", "25.0", "100.0", "100.0", "100.0"]
+    assert "people" in lines[2]
+    assert len({len(line) for line in lines}) == 1
