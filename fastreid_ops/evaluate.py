@@ -6,8 +6,9 @@ end of training.
     python -m fastreid_ops.evaluate runs/mine --checkpoint best --set people
     python -m fastreid_ops.evaluate runs/mine --dataset market1501 --root DIR --protocol market1501
 
-Results go to results/<set>.json of the run (results/<set>-<checkpoint>.json for another checkpoint than the
-last), unless --dry. Not to be confused with the package fastreid_ops.evaluation, which turns distances into
+Results of the run's own sets from its last checkpoint go to results/<set>.json, all others to
+evaluations/<set>-<checkpoint>.json of the run folder; with --dry nothing is written.
+Not to be confused with the package fastreid_ops.evaluation, which turns distances into
 figures.
 """
 
@@ -66,8 +67,10 @@ def evaluate_run(asked: argparse.Namespace) -> str:
     results = setup.assessor(sets, config, device)(model)
     if not asked.dry:
         folder = run_folder.RunFolder(asked.run)
-        suffix = "" if asked.checkpoint == "last" else f"-{path.stem}"
-        write_results(folder, results, config.eval.ranked, suffix)
+        own = asked.checkpoint == "last" and asked.dataset is None
+        place = "results/{name}.json" if own else f"evaluations/{{name}}-{path.stem}.json"
+        for written in write_results(folder, results, config.eval.ranked, place):
+            print(f"written: {written}")
     figures = summaries(results)
     rows = [table_row(f"{path.name}", data.name, data.label, figures[data.name]) for data in sets]
     return table_text(rows)
@@ -101,10 +104,6 @@ def _sets(asked: argparse.Namespace, config, policy):
         item = EvalSet(
             name=Path(asked.dataset).stem, label=asked.dataset, dataset=asked.dataset, protocol=asked.protocol
         )
-        if item.name in [known.name for known in config.eval.sets] and not asked.dry:
-            raise ConfigError(
-                f"--dataset: got {asked.dataset}, named like a set of the run, expected another name or --dry"
-            )
         return [setup.eval_data(item, manifest, config, policy)]
     known = {item.name: item for item in config.eval.sets}
     for name in asked.sets or []:

@@ -80,16 +80,11 @@ inline void narrow(double x, BFloat16* out) {
 }
 inline void narrow(double x, Float16* out) {
   const uint32_t bits = to_bits(static_cast<float>(x)), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
-  uint32_t half;
-  if (rest > 0x7f800000u) {
-    half = 0x7e00u;
-  } else if (rest >= 0x47800000u) {  // 65536 and more
-    half = 0x7c00u;
-  } else if (rest < 0x38800000u) {  // below 2^-14: the sum's last place is 2^-24, the hardware rounds
-    half = to_bits(from_bits(rest) + 0.5f) - 0x3f000000u;
-  } else {
-    half = (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
-  }
+  // All four cases and then a choice, so that a loop over this needs no branch.
+  const uint32_t tiny = to_bits(from_bits(rest) + 0.5f) - 0x3f000000u;  // the sum's last place is 2^-24: the hardware rounds
+  const uint32_t usual = (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
+  const uint32_t large = rest > 0x7f800000u ? 0x7e00u : 0x7c00u;                // NaN, or 65536 and more
+  const uint32_t half = rest < 0x38800000u ? tiny : rest < 0x47800000u ? usual : large;
   out->bits = static_cast<uint16_t>(sign | half);
 }
 

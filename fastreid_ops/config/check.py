@@ -128,11 +128,10 @@ def _combinations(config: Config) -> list[str]:
 def _names(config: Config) -> list[str]:
     """Names against the tables; imported here so that `import fastreid_ops.config` stays light."""
     from fastreid_ops.data.datasets import DATASETS
-    from fastreid_ops.engine.methods import METHODS
     from fastreid_ops.evaluation.protocols import PROTOCOLS
     from fastreid_ops.models import MODELS
 
-    asked = [("model.name", config.model.name, MODELS), ("train.method", config.train.method, METHODS)]
+    asked = [("model.name", config.model.name, MODELS)]
     datasets = [("data.dataset", config.data.dataset)]
     for i, item in enumerate(config.eval.sets):
         asked.append((f"eval.sets.{i}.protocol", item.protocol, PROTOCOLS))

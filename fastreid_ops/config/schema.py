@@ -94,11 +94,11 @@ class ScheduleConfig:
 
 @dataclass
 class TrainConfig:
-    """How long and how. `accumulate` batches make one step; `ema` is the decay of averaged weights (null:
-    off).
+    """How long and how. `method` is a name of the table in engine/methods/. `accumulate` batches make one
+    step; `ema` is the decay of averaged weights (null: off).
     """
 
-    method: str = "identity"
+    method: Literal["identity"] = "identity"
     epochs: int = 20
     seed: int = 0
     accumulate: int = 1

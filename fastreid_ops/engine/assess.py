@@ -5,6 +5,7 @@ folder.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -165,10 +166,14 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
     }
 
 
-def write_results(run: RunFolder, assessments: dict[str, Assessment], ranked: int, suffix: str = "") -> None:
-    """results/<set><suffix>.json of every set."""
-    for name, assessment in assessments.items():
-        run.write_json(f"results/{name}{suffix}.json", result_record(assessment, ranked))
+def write_results(
+    run: RunFolder, assessments: dict[str, Assessment], ranked: int, place: str = "results/{name}.json"
+) -> list[Path]:
+    """One file for every set; `place` is its name in the run folder."""
+    return [
+        run.write_json(place.format(name=name), result_record(assessment, ranked))
+        for name, assessment in assessments.items()
+    ]
 
 
 def table_row(system: str, name: str, label: str, figures: dict[str, float]) -> dict[str, Any]:

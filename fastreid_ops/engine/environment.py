@@ -72,10 +72,8 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def _isa() -> str:
-    """The instruction set of the CPU kernels in use."""
-    from fastreid_ops import _C
-
-    return _C.active_isa().name
+    """The instruction set of the CPU kernels in use; `status` has imported their module."""
+    return sys.modules["fastreid_ops._C"].active_isa().name
 
 
 def _cpu() -> str:

@@ -24,14 +24,12 @@ def train(*argv, cwd=None, verb="train"):
 
 
 def overrides(people, *more):
+    open_set = f"{{name: open, dataset: '{people}', protocol: no_camera}}"
     return [
         *("--data.dataset", people, "--data.height", 32, "--data.width", 16, "--data.batch_size", 8),
         *("--data.images_per_id", 2, "--data.workers", 0, "--data.crop_padding", 2, "--train.epochs", 2),
         *("--eval.every", 1, "--schedule.warmup_epochs", 1, "--run.threads", 1, "--run.device", "cpu"),
-        *(
-            "--eval.sets",
-            "[{name: people, label: tiny people}, {name: open, dataset: '%s', protocol: no_camera}]" % people,
-        ),
+        *("--eval.sets", f"[{{name: people, label: tiny people}}, {open_set}]"),
         *more,
     ]
 

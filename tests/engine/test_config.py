@@ -117,6 +117,7 @@ def test_yaml_round_trip():
         (["--optim.lr", "fast"], "optim.lr: got fast, expected float"),
         (["--run.threads", "2.5"], "run.threads: got 2.5, expected int or null"),
         (["--train.amp", "fp8"], "train.amp: got fp8, expected"),
+        (["--train.method", "identit"], "train.method: got identit, expected"),
         (["--config", "defalt"], "got 'defalt', expected a recipe or a .yaml file; nearest: default"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read as YAML"),
         (["--config"], "--config: got nothing"),
@@ -193,7 +194,7 @@ def test_refused_recipes(tmp_path, text, words):
         (["--model.name", "osnet_x0_52"], "model.name: got 'osnet_x0_52'"),
         (["--data.dataset", "market1502"], "nearest: market1501"),
         (["--eval.sets", "[{name: a, protocol: market}]"], "eval.sets.0.protocol: got 'market'"),
-        (["--train.method", "identit"], "nearest: identity"),
+        (["--data.dataset", "peeple"], "nearest: people"),
     ],
 )
 def test_values_that_cannot_run(argv, words):

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from safetensors import safe_open
 
 from fastreid_ops.config import Config, to_dict
+from fastreid_ops.config.schema import TrainConfig
 from fastreid_ops.engine import environment, export
 from fastreid_ops.engine.interrupt import Interrupt, Interrupted
 from fastreid_ops.engine.methods import METHODS, identity, method
@@ -91,6 +93,7 @@ def test_half_precision_heads_are_judged_in_float32():
 
 
 def test_the_table_of_methods():
+    assert set(METHODS) == set(get_args(get_type_hints(TrainConfig)["method"]))
     for name in METHODS:
         assert callable(method(name).step)
         assert callable(method(name).losses)
@@ -177,5 +180,5 @@ def test_environment():
     } <= set(facts)
     assert all(type(value) in (str, int, bool, list, type(None)) for value in facts.values())
     assert environment.pick_device("cpu").type == "cpu"
-    with pytest.raises(ValueError, match="run.device: got cuda:99"):
+    with pytest.raises(ValueError, match=r"run\.device: got cuda:99"):
         environment.pick_device("cuda:99")

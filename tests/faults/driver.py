@@ -9,7 +9,7 @@ os.replace, os.unlink or os.ftruncate, or a forward pass of the tiny model; chil
     writes      a folder: write checkpoints there as a run would (see `write_checkpoints`)
     log         file for the child's output
     trace       file for the list of events
-    at, do      event number and what happens then: "kill" (SIGKILL; a write gets half its bytes out), "TERM", "INT" (sent to itself)
+    at, do      event number and what happens then: "kill" (SIGKILL; a write gets half its bytes out), "TERM", "INT"
     uid         user to become first, if this is root
     fail        {"call", "path", "errno", "times"}: calls whose file name contains `path` raise OSError
 """

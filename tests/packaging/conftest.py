@@ -62,6 +62,5 @@ def clean_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in SOURCES:
         shutil.copytree(ROOT / name, target / name, ignore=ignore)
     for name in FILES:
-        if (ROOT / name).exists():
-            shutil.copy2(ROOT / name, target / name)
+        shutil.copy2(ROOT / name, target / name)
     return target
