@@ -20,7 +20,9 @@ from fastreid_ops import pairwise_distance
 from fastreid_ops.ops.distance import METRICS, reference
 
 OURS = [
-    Rival("fastreid_ops", metric, lambda x, y, m=metric: pairwise_distance(x, y, metric=m, check_finite=False))
+    Rival(
+        "fastreid_ops", metric, lambda x, y, m=metric: pairwise_distance(x, y, metric=m, check_finite=False)
+    )
     for metric in METRICS
 ]
 CONTENDERS = OURS + [Rival("fastreid_ops, checked", "euclidean", pairwise_distance), *available()]
@@ -91,7 +93,9 @@ def _seconds(run, x: Tensor, y: Tensor, rounds: int) -> float:
 
 def _table(shape: Shape) -> None:
     x, y = features(shape)
-    print(f"\n{shape.name}: {shape.queries} x {shape.gallery} x {shape.depth}, {torch.get_num_threads()} threads")
+    print(
+        f"\n{shape.name}: {shape.queries} x {shape.gallery} x {shape.depth}, {torch.get_num_threads()} threads"
+    )
     ours: dict[str, float] = {}
     for rival in CONTENDERS:
         seconds = _seconds(rival.run, x, y, ROUNDS[shape.name])
@@ -99,7 +103,9 @@ def _table(shape: Shape) -> None:
         rate = 2e-9 * shape.queries * shape.gallery * shape.depth / seconds
         times = seconds / ours[rival.metric or "euclidean"]
         units = f"{error(rival, rival.run(x, y), x, y):10.2f}" if rival.metric else " " * 10
-        print(f"  {rival.name:30} {rival.metric or '':12} {seconds * 1e3:10.3f} ms {rate:7.1f} {times:6.2f} {units}")
+        print(
+            f"  {rival.name:30} {rival.metric or '':12} {seconds * 1e3:10.3f} ms {rate:7.1f} {times:6.2f} {units}"
+        )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ def available() -> list[Rival]:
     rivals = [
         Rival("torch.mm alone", None, lambda x, y: torch.mm(x, y.T)),
         Rival("torch.mm and norms", "sqeuclidean", _product),
-        Rival("torch.mm, norms, clamp, sqrt", "euclidean", lambda x, y: _product(x, y).clamp_(min=1e-12).sqrt_()),
+        Rival(
+            "torch.mm, norms, clamp, sqrt", "euclidean", lambda x, y: _product(x, y).clamp_(min=1e-12).sqrt_()
+        ),
         Rival("torch.cdist", "euclidean", torch.cdist),
         Rival("NumPy", "sqeuclidean", _numpy),
         Rival("NAIC arccos (no clip)", "arccos", lambda x, y: _cosine(x, y).clamp_(-1, 1).acos_()),
@@ -44,11 +46,15 @@ def available() -> list[Rival]:
     if importlib.util.find_spec("sklearn") is not None:
         from sklearn.metrics.pairwise import euclidean_distances
 
-        rivals.append(Rival("scikit-learn", "euclidean", lambda x, y: euclidean_distances(x.numpy(), y.numpy())))
+        rivals.append(
+            Rival("scikit-learn", "euclidean", lambda x, y: euclidean_distances(x.numpy(), y.numpy()))
+        )
     if importlib.util.find_spec("faiss") is not None:
         import faiss
 
-        rivals.append(Rival("faiss", "sqeuclidean", lambda x, y: faiss.pairwise_distances(x.numpy(), y.numpy())))
+        rivals.append(
+            Rival("faiss", "sqeuclidean", lambda x, y: faiss.pairwise_distances(x.numpy(), y.numpy()))
+        )
     return rivals
 
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The vector registers of the instruction set a kernel file is being compiled for, and the four floating types. Only for
-// x_cpu.cpp: everything lies in an unnamed namespace inside fastreid::FASTREID_ISA, so that no copy is shared between sets.
+// The vector registers of the instruction set a kernel file is being compiled for, and the four floating
+// types. Only for x_cpu.cpp: everything lies in an unnamed namespace inside fastreid::FASTREID_ISA, so that
+// no copy is shared between sets.
 #pragma once
 
 #include <cstdint>
@@ -22,14 +23,28 @@ constexpr int kVectorBytes = 16;
 
 typedef float VecF __attribute__((vector_size(kVectorBytes)));
 typedef double VecD __attribute__((vector_size(kVectorBytes)));
-template <class T> struct VecOf { using type = VecF; };
-template <> struct VecOf<double> { using type = VecD; };
-template <class T> using Vec = typename VecOf<T>::type;
-template <class T> constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+template <class T>
+struct VecOf {
+  using type = VecF;
+};
+template <>
+struct VecOf<double> {
+  using type = VecD;
+};
+template <class T>
+using Vec = typename VecOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
 // Aligned to the register.
-template <class T> inline Vec<T> load(const T* p) { return *reinterpret_cast<const Vec<T>*>(p); }
-template <class T> inline void store(T* p, Vec<T> v) { *reinterpret_cast<Vec<T>*>(p) = v; }
+template <class T>
+inline Vec<T> load(const T* p) {
+  return *reinterpret_cast<const Vec<T>*>(p);
+}
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  *reinterpret_cast<Vec<T>*>(p) = v;
+}
 
 // fma: one rounding where the set has the instruction, two in the baseline.
 #if defined(__AVX512F__)
@@ -53,8 +68,12 @@ inline VecD square_root(VecD a) { return VecD{__builtin_sqrt(a[0]), __builtin_sq
 #endif
 
 // bfloat16 and float16 as they lie in memory. By hand, because compilers before GCC 12 know no half on x86.
-struct BFloat16 { uint16_t bits; };
-struct Float16 { uint16_t bits; };
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
 
 inline float from_bits(uint32_t bits) { return __builtin_bit_cast(float, bits); }
 inline uint32_t to_bits(float value) { return __builtin_bit_cast(uint32_t, value); }
@@ -79,18 +98,27 @@ inline void narrow(double x, BFloat16* out) {
   out->bits = static_cast<uint16_t>(nan ? bits >> 16 | 0x40u : (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 inline void narrow(double x, Float16* out) {
-  const uint32_t bits = to_bits(static_cast<float>(x)), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+  const uint32_t bits = to_bits(static_cast<float>(x)), sign = bits >> 16 & 0x8000u,
+                 rest = bits & 0x7fffffffu;
   // All four cases and then a choice, so that a loop over this needs no branch.
-  const uint32_t tiny = to_bits(from_bits(rest) + 0.5f) - 0x3f000000u;  // the sum's last place is 2^-24: the hardware rounds
+  const uint32_t tiny =
+      to_bits(from_bits(rest) + 0.5f) - 0x3f000000u;  // the sum's last place is 2^-24: the hardware rounds
   const uint32_t usual = (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
-  const uint32_t large = rest > 0x7f800000u ? 0x7e00u : 0x7c00u;                // NaN, or 65536 and more
+  const uint32_t large = rest > 0x7f800000u ? 0x7e00u : 0x7c00u;  // NaN, or 65536 and more
   const uint32_t half = rest < 0x38800000u ? tiny : rest < 0x47800000u ? usual : large;
   out->bits = static_cast<uint16_t>(sign | half);
 }
 
-template <class S> struct ComputeOf { using type = float; };
-template <> struct ComputeOf<double> { using type = double; };
-template <class S> using Compute = typename ComputeOf<S>::type;
+template <class S>
+struct ComputeOf {
+  using type = float;
+};
+template <>
+struct ComputeOf<double> {
+  using type = double;
+};
+template <class S>
+using Compute = typename ComputeOf<S>::type;
 
 }  // namespace
 }  // namespace fastreid::FASTREID_ISA

@@ -13,37 +13,52 @@ constexpr int kRows = 14;  // 28 accumulators + 2 of y + 1 difference of 32 regi
 #else
 constexpr int kRows = 6;  // 12 + 2 + 1 of 16
 #endif
-template <class T> constexpr int kColumns = 2 * kLanes<T>;
-// Terms added up in the compute type before they go to float64. float64 has nothing wider: 32 terms, 8 such sums, and so on.
-template <class T> constexpr int64_t kChunk = sizeof(T) == 8 ? 32 : 128;
-constexpr int64_t kPackedX = 384 * 1024;         // bytes of packed x and y for each thread; x and one panel of y stay in
-constexpr int64_t kPackedY = 2 * 1024 * 1024;    // the second-level cache while all panels of y go by
-constexpr int64_t kMiddle = 256;                 // float64: terms in a sum of sums
-constexpr double kSmall = 1.0 / 16;              // |x-y|^2 below this part of |x|^2 + |y|^2 comes from differences
+template <class T>
+constexpr int kColumns = 2 * kLanes<T>;
+// Terms added up in the compute type before they go to float64; the error grows in proportion to this number.
+// float64 has nothing wider: 32 terms, 8 such sums, and so on.
+template <class T>
+constexpr int64_t kChunk = sizeof(T) == 8 ? 32 : 64;
+constexpr int64_t kPackedX =
+    384 * 1024;  // bytes of packed x and y for each thread; x and one panel of y stay in
+constexpr int64_t kPackedY = 2 * 1024 * 1024;  // the second-level cache while all panels of y go by
+constexpr int64_t kMiddle = 256;               // float64: terms in a sum of sums
+constexpr double kSmall = 1.0 / 16;  // |x-y|^2 below this part of |x|^2 + |y|^2 comes from differences
 constexpr double kHuge = 1.7976931348623157e308;
 constexpr double kPi = 3.14159265358979323846;
 
 // Squares of smaller numbers fall out of the compute type's range.
-template <class T> constexpr double kTiny = 1e-26;
-template <> constexpr double kTiny<double> = 1e-280;
+template <class T>
+constexpr double kTiny = 1e-26;
+template <>
+constexpr double kTiny<double> = 1e-280;
 
 bool angular(Metric metric) { return metric == Metric::cosine || metric == Metric::arccos; }
 
 // ---- rows as the kernels want them: compute type, scaled to length 1 for the angular metrics ----
 
-template <class S> struct Rows {
+template <class S>
+struct Rows {
   const S* data;
   int64_t row_stride, column_stride, depth;
   explicit Rows(const DistanceMatrix& m, int64_t depth)
-      : data(static_cast<const S*>(m.data)), row_stride(m.row_stride), column_stride(m.column_stride), depth(depth) {}
+      : data(static_cast<const S*>(m.data)),
+        row_stride(m.row_stride),
+        column_stride(m.column_stride),
+        depth(depth) {}
   Compute<S> at(int64_t row, int64_t k) const { return widen(data[row * row_stride + k * column_stride]); }
 };
 
-// Factors that bring a row to length 1: value * before * after. 0 for a row of zeros, `before` only against over- and underflow.
-struct Scale { double before, after; };
+// Factors that bring a row to length 1: value * before * after. 0 for a row of zeros, `before` only against
+// over- and underflow.
+struct Scale {
+  double before, after;
+};
 
-// Sixteen interleaved sums, then pairs: one order for every instruction set, and no chain of additions to wait for.
-template <class S> double square_sum(const Rows<S>& rows, int64_t row, double factor) {
+// Sixteen interleaved sums, then pairs: one order for every instruction set, and no chain of additions to
+// wait for.
+template <class S>
+double square_sum(const Rows<S>& rows, int64_t row, double factor) {
   constexpr int kSums = 16;
   alignas(64) double sums[kSums] = {};
   const S* from = rows.data + row * rows.row_stride;
@@ -62,7 +77,8 @@ template <class S> double square_sum(const Rows<S>& rows, int64_t row, double fa
   return sums[0];
 }
 
-template <class S> Scale unit_scale(const Rows<S>& rows, int64_t row) {
+template <class S>
+Scale unit_scale(const Rows<S>& rows, int64_t row) {
   const double square = square_sum(rows, row, 1);
   if (sizeof(S) == 8 && !(square > 1e-280 && square < 1e280)) {
     double largest = 0;
@@ -78,8 +94,8 @@ template <class S> Scale unit_scale(const Rows<S>& rows, int64_t row) {
   return {1, square == 0 ? 0 : 1 / __builtin_sqrt(square)};
 }
 
-// Rows [first, first + count) as panels of kWidth rows, depth-major, the last panel filled up with zeros; squares[] their
-// squared lengths after rounding to the compute type.
+// Rows [first, first + count) as panels of kWidth rows, depth-major, the last panel filled up with zeros;
+// squares[] their squared lengths after rounding to the compute type.
 template <int kWidth, class S, class T>
 void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packed, double* squares) {
   constexpr int64_t kBlock = 16;
@@ -107,7 +123,8 @@ void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packe
         for (int64_t k = 0; k < length; ++k) to[k * kWidth + r] = 0;
       alignas(64) double part[kWidth] = {};
       for (int64_t k = 0; k < length; ++k)
-        for (int r = 0; r < kWidth; ++r) part[r] += static_cast<double>(to[k * kWidth + r]) * to[k * kWidth + r];
+        for (int r = 0; r < kWidth; ++r)
+          part[r] += static_cast<double>(to[k * kWidth + r]) * to[k * kWidth + r];
       const bool fold = (k0 + kBlock) % kMiddle == 0 || k0 + kBlock >= rows.depth;
       for (int r = 0; r < kWidth; ++r) {
         middle[r] += part[r];
@@ -120,11 +137,14 @@ void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packe
 
 // ---- tiles ----
 
-// sums[r][c] = sum over k of a*b, or of (a-b)^2. An entry's order of additions is the same in every tile shape.
+// sums[r][c] = sum over k of a*b, or of (a-b)^2. An entry's order of additions is the same in every tile
+// shape.
 template <class T, int kTileRows, bool kDifference>
 __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, double* sums) {
   constexpr int kWidth = kColumns<T>, kL = kLanes<T>;
-  alignas(64) double middle[kTileRows * kWidth] = {};
+  constexpr bool kNested = sizeof(T) == 8;
+  alignas(64) double middle[kNested ? kTileRows * kWidth : 1] = {};
+  double* const to = kNested ? middle : sums;
   for (int i = 0; i < kTileRows * kWidth; ++i) sums[i] = 0;
   for (int64_t k0 = 0; k0 < depth; k0 += kChunk<T>) {
     Vec<T> acc[kTileRows][2] = {};
@@ -147,9 +167,9 @@ __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, doubl
       alignas(64) T part[kWidth];
       store(part, acc[r][0]);
       store(part + kL, acc[r][1]);
-      for (int c = 0; c < kWidth; ++c) middle[r * kWidth + c] += static_cast<double>(part[c]);
+      for (int c = 0; c < kWidth; ++c) to[r * kWidth + c] += static_cast<double>(part[c]);
     }
-    if (sizeof(T) == 8 && (k0 + kChunk<T>) % kMiddle != 0 && k0 + kChunk<T> < depth) continue;
+    if (!kNested || ((k0 + kChunk<T>) % kMiddle != 0 && k0 + kChunk<T> < depth)) continue;
     for (int i = 0; i < kTileRows * kWidth; ++i) {
       sums[i] += middle[i];
       middle[i] = 0;
@@ -157,8 +177,10 @@ __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, doubl
   }
 }
 
-// Sum of (a + sign*b)^2 in float64 throughout, for entries outside the compute type's range and for opposite directions.
-template <class T> double exact_square(const T* a, const T* b, int64_t depth, double sign) {
+// Sum of (a + sign*b)^2 in float64 throughout, for entries outside the compute type's range and for opposite
+// directions.
+template <class T>
+double exact_square(const T* a, const T* b, int64_t depth, double sign) {
   double sum = 0;
   for (int64_t k = 0; k < depth; ++k) {
     const double d = static_cast<double>(a[k * kRows]) + sign * static_cast<double>(b[k * kColumns<T>]);
@@ -167,11 +189,13 @@ template <class T> double exact_square(const T* a, const T* b, int64_t depth, do
   return sum;
 }
 
-// asin(x) / x = 1 + t p(t), t = x^2 <= 1/4; p is a Chebyshev fit computed with mpmath, largest relative error 4e-18.
+// asin(x) / x = 1 + t p(t), t = x^2 <= 1/4; p is a Chebyshev fit computed with mpmath, largest relative error
+// 4e-18.
 VecD asin_half(VecD x) {
-  constexpr double p[] = {0x1.d72b41e1e00cfp-6, -0x1.e6aae7fce8104p-7, 0x1.1d18a7db74d35p-6, 0x1.65a9a86ef56c6p-8,
-                          0x1.52420e3e82172p-7, 0x1.7826514f4755cp-7,  0x1.c9cf077388859p-7, 0x1.1c4d35cf2f0eep-6,
-                          0x1.6e8bb1c824ce4p-6, 0x1.f1c71c1db0483p-6,  0x1.6db6db6e31f16p-5, 0x1.3333333332ecap-4,
+  constexpr double p[] = {0x1.d72b41e1e00cfp-6, -0x1.e6aae7fce8104p-7, 0x1.1d18a7db74d35p-6,
+                          0x1.65a9a86ef56c6p-8, 0x1.52420e3e82172p-7,  0x1.7826514f4755cp-7,
+                          0x1.c9cf077388859p-7, 0x1.1c4d35cf2f0eep-6,  0x1.6e8bb1c824ce4p-6,
+                          0x1.f1c71c1db0483p-6, 0x1.6db6db6e31f16p-5,  0x1.3333333332ecap-4,
                           0x1.5555555555556p-3};
   const VecD t = x * x;
   VecD value = splat(p[0]);
@@ -182,12 +206,17 @@ VecD asin_half(VecD x) {
 // From q = |x-y|^2 to the metric.
 VecD finish(Metric metric, VecD q) {
   switch (metric) {
-    case Metric::euclidean: return square_root(q);
-    case Metric::sqeuclidean: return q;
-    case Metric::cosine: return q > splat(4.0) ? splat(2.0) : q * splat(0.5);
-    default: break;
+    case Metric::euclidean:
+      return square_root(q);
+    case Metric::sqeuclidean:
+      return q;
+    case Metric::cosine:
+      return q > splat(4.0) ? splat(2.0) : q * splat(0.5);
+    default:
+      break;
   }
-  // cos = 1 - 2h. asin is only asked for |argument| <= 1/2: of cos itself in the middle, of a half angle at both ends.
+  // cos = 1 - 2h. asin is only asked for |argument| <= 1/2: of cos itself in the middle, of a half angle at
+  // both ends.
   const VecD h = q > splat(4.0) ? splat(1.0) : q * splat(0.25);
   const VecD cosine = splat(1.0) - (h + h), other = splat(1.0) - h;
   const VecD root = square_root(h < other ? h : other);
@@ -261,13 +290,17 @@ void emit(const DistanceProblem& problem, const Compute<S>* a, const Compute<S>*
   }
 }
 
-struct Blocks { int64_t rows, columns, x_bytes, y_bytes, x_squares, y_squares; };
+struct Blocks {
+  int64_t rows, columns, x_bytes, y_bytes, x_squares, y_squares;
+};
 
-template <class T> Blocks blocks_of(int64_t depth, int64_t rows, int64_t columns) {
+template <class T>
+Blocks blocks_of(int64_t depth, int64_t rows, int64_t columns) {
   const int64_t row = depth * static_cast<int64_t>(sizeof(T));
   Blocks b;
   b.rows = smaller(round_up(rows, kRows), larger(kRows, kPackedX / row / kRows * kRows));
-  b.columns = smaller(round_up(columns, kColumns<T>), larger(kColumns<T>, kPackedY / row / kColumns<T> * kColumns<T>));
+  b.columns = smaller(round_up(columns, kColumns<T>),
+                      larger(kColumns<T>, kPackedY / row / kColumns<T> * kColumns<T>));
   b.x_bytes = round_up(b.rows * row, 64);
   b.y_bytes = round_up(b.columns * row, 64);
   b.x_squares = round_up(b.rows * 8, 64);
@@ -319,16 +352,19 @@ void rectangle(const DistanceProblem& problem, int64_t row_begin, int64_t row_en
 
 // ---- gradient: grad_x[i] = sum_j w_ij (x_i - y_j), differences taken before anything is added up ----
 
-constexpr int64_t kGradRows = 32;    // rows of x that share one pass over y
+constexpr int64_t kGradRows = 32;     // rows of x that share one pass over y
 constexpr int64_t kGradColumns = 64;  // rows of y in a block; also the terms added up in the compute type
 constexpr int64_t kGradDepth = 128;
 
-template <class T> int64_t padded(int64_t depth) { return round_up(depth, 2 * kLanes<T>); }
+template <class T>
+int64_t padded(int64_t depth) {
+  return round_up(depth, 2 * kLanes<T>);
+}
 
 // Rows [first, first + count), columns [k0, k0 + length) to contiguous rows of `stride`, zeros behind.
 template <class S, class T>
-void gather(const Rows<S>& rows, int64_t first, int64_t count, int64_t k0, int64_t length, const Scale* scale, T* to,
-            int64_t stride) {
+void gather(const Rows<S>& rows, int64_t first, int64_t count, int64_t k0, int64_t length, const Scale* scale,
+            T* to, int64_t stride) {
   for (int64_t r = 0; r < count; ++r, to += stride) {
     const S* from = rows.data + (first + r) * rows.row_stride + k0 * rows.column_stride;
     if (scale != nullptr) {
@@ -346,17 +382,22 @@ void gather(const Rows<S>& rows, int64_t first, int64_t count, int64_t k0, int64
 // d distance / d x_i = weight * (x_i - y_j), up to the projection of the angular metrics.
 double weight(Metric metric, double grad, double distance) {
   switch (metric) {
-    case Metric::euclidean: return distance > 0 ? grad / distance : 0;
-    case Metric::sqeuclidean: return 2 * grad;
-    case Metric::cosine: return grad;
-    default: break;
+    case Metric::euclidean:
+      return distance > 0 ? grad / distance : 0;
+    case Metric::sqeuclidean:
+      return 2 * grad;
+    case Metric::cosine:
+      return grad;
+    default:
+      break;
   }
   const double sine = __builtin_sin(distance);
   return distance > 0 && sine > 1e-7 ? grad / sine : 0;  // at 0 and pi the angle has no direction
 }
 
 template <class T, int kTileRows>
-void accumulate(const T* a, int64_t a_stride, const T* b, int64_t b_stride, const T* weights, int64_t count, double* total) {
+void accumulate(const T* a, int64_t a_stride, const T* b, int64_t b_stride, const T* weights, int64_t count,
+                double* total) {
   constexpr int kL = kLanes<T>;
   Vec<T> acc[kTileRows][2] = {};
   for (int64_t j = 0; j < count; ++j) {
@@ -376,19 +417,22 @@ void accumulate(const T* a, int64_t a_stride, const T* b, int64_t b_stride, cons
   }
 }
 
-template <class S> int64_t gradient_workspace(int64_t depth) {
+template <class S>
+int64_t gradient_workspace(int64_t depth) {
   using T = Compute<S>;
   const int64_t size = static_cast<int64_t>(sizeof(T));
   return kGradRows * padded<T>(depth) * (size + 8) + kGradColumns * (kGradRows + kGradDepth) * size;
 }
 
 template <class S>
-void gradient_rows(const DistanceGradProblem& problem, int64_t row_begin, int64_t row_end, void* workspace, S* grad_x) {
+void gradient_rows(const DistanceGradProblem& problem, int64_t row_begin, int64_t row_end, void* workspace,
+                   S* grad_x) {
   using T = Compute<S>;
   const DistanceProblem& of = problem.of;
   const int64_t depth = of.depth, stride = padded<T>(depth);
   const bool unit = angular(of.metric);
-  const Rows<S> x(of.x, depth), y(of.y, depth), grad(problem.grad, of.y_rows), distance(problem.distance, of.y_rows);
+  const Rows<S> x(of.x, depth), y(of.y, depth), grad(problem.grad, of.y_rows),
+      distance(problem.distance, of.y_rows);
   double* const total = static_cast<double*>(workspace);
   T* const a = reinterpret_cast<T*>(total + kGradRows * stride);
   T* const b = a + kGradRows * stride;
@@ -406,13 +450,16 @@ void gradient_rows(const DistanceGradProblem& problem, int64_t row_begin, int64_
       for (int64_t j = 0; j < count; ++j)
         for (int64_t r = 0; r < grouped; ++r)
           weights[j * kGradRows + r] =
-              r < rows ? static_cast<T>(weight(of.metric, grad.at(i0 + r, j0 + j), distance.at(i0 + r, j0 + j))) : T(0);
+              r < rows
+                  ? static_cast<T>(weight(of.metric, grad.at(i0 + r, j0 + j), distance.at(i0 + r, j0 + j)))
+                  : T(0);
       for (int64_t k0 = 0; k0 < depth; k0 += kGradDepth) {
         const int64_t width = smaller(kGradDepth, stride - k0);
         gather(y, j0, count, k0, smaller(width, depth - k0), unit ? y_scale : nullptr, b, width);
         for (int64_t r = 0; r < grouped; r += 4)
           for (int64_t k = 0; k < width; k += 2 * kLanes<T>)
-            accumulate<T, 4>(a + r * stride + k0 + k, stride, b + k, width, weights + r, count, total + r * stride + k0 + k);
+            accumulate<T, 4>(a + r * stride + k0 + k, stride, b + k, width, weights + r, count,
+                             total + r * stride + k0 + k);
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
@@ -422,19 +469,25 @@ void gradient_rows(const DistanceGradProblem& problem, int64_t row_begin, int64_
       for (int64_t k = 0; unit && k < depth; ++k) along += sum[k] * direction[k];
       S* out = grad_x + (i0 + r) * depth;
       for (int64_t k = 0; k < depth; ++k)  // a unit row only turns: the part along it is taken out
-        narrow(unit ? (sum[k] - along * direction[k]) * x_scale[r].before * x_scale[r].after : sum[k], out + k);
+        narrow(unit ? (sum[k] - along * direction[k]) * x_scale[r].before * x_scale[r].after : sum[k],
+               out + k);
     }
   }
 }
 
 // ---- the table ----
 
-template <class F> auto with_type(DistanceDtype dtype, F function) {
+template <class F>
+auto with_type(DistanceDtype dtype, F function) {
   switch (dtype) {
-    case DistanceDtype::float64: return function(static_cast<double*>(nullptr));
-    case DistanceDtype::bfloat16: return function(static_cast<BFloat16*>(nullptr));
-    case DistanceDtype::float16: return function(static_cast<Float16*>(nullptr));
-    default: return function(static_cast<float*>(nullptr));
+    case DistanceDtype::float64:
+      return function(static_cast<double*>(nullptr));
+    case DistanceDtype::bfloat16:
+      return function(static_cast<BFloat16*>(nullptr));
+    case DistanceDtype::float16:
+      return function(static_cast<Float16*>(nullptr));
+    default:
+      return function(static_cast<float*>(nullptr));
   }
 }
 
@@ -447,7 +500,8 @@ int64_t workspace_bytes(const DistanceProblem* problem, int64_t rows, int64_t co
 void rectangle_any(const DistanceProblem* problem, int64_t row_begin, int64_t row_end, int64_t column_begin,
                    int64_t column_end, void* workspace, void* distance) {
   with_type(problem->dtype, [&](auto* type) {
-    rectangle(*problem, row_begin, row_end, column_begin, column_end, workspace, static_cast<decltype(type)>(distance));
+    rectangle(*problem, row_begin, row_end, column_begin, column_end, workspace,
+              static_cast<decltype(type)>(distance));
   });
 }
 
@@ -456,8 +510,8 @@ int64_t gradient_workspace_bytes(const DistanceGradProblem* problem) {
                                                      : gradient_workspace<float>(problem->of.depth);
 }
 
-void gradient_rows_any(const DistanceGradProblem* problem, int64_t row_begin, int64_t row_end, void* workspace,
-                       void* grad_x) {
+void gradient_rows_any(const DistanceGradProblem* problem, int64_t row_begin, int64_t row_end,
+                       void* workspace, void* grad_x) {
   with_type(problem->of.dtype, [&](auto* type) {
     gradient_rows(*problem, row_begin, row_end, workspace, static_cast<decltype(type)>(grad_x));
   });

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Schemas, and the CPU side. The Python functions have checked the arguments in their own words; the checks here are a backstop.
+// Schemas, and the CPU side. The Python functions have checked the arguments in their own words; the checks
+// here are a backstop.
 #include "distance/distance.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -31,8 +32,10 @@ std::unique_ptr<void, Free> allocate(int64_t bytes) {
   return std::unique_ptr<void, Free>(memory);
 }
 
-// Calls function(batch, begin, end) over [0, size) cut into at most `parts` pieces (multiples of `grain`) for each batch item.
-template <class F> void split(int64_t batch, int64_t size, int64_t grain, bool serial, const F& function) {
+// Calls function(batch, begin, end) over [0, size) cut into at most `parts` pieces (multiples of `grain`) for
+// each batch item.
+template <class F>
+void split(int64_t batch, int64_t size, int64_t grain, bool serial, const F& function) {
   const int64_t threads = serial ? 1 : torch::stable::get_num_threads();
   const int64_t wanted = batch == 1 ? threads : ceil_div(4 * threads, batch);
   const int64_t piece = round_up(ceil_div(size, smaller(wanted, ceil_div(size, grain))), grain);
@@ -58,7 +61,8 @@ Tensor pairwise_distance(const Tensor& x, const Tensor& y, int64_t metric) {
   split(call.batch, by_column ? p.y_rows : p.x_rows, by_column ? 32 : 14, work < kSerial,
         [&](int64_t item, int64_t begin, int64_t end) {
           const DistanceProblem one = call.item(item);
-          const int64_t rows = by_column ? p.x_rows : end - begin, columns = by_column ? end - begin : p.y_rows;
+          const int64_t rows = by_column ? p.x_rows : end - begin,
+                        columns = by_column ? end - begin : p.y_rows;
           const auto workspace = allocate(kernels.workspace_bytes(&one, rows, columns));
           kernels.rectangle(&one, by_column ? 0 : begin, by_column ? p.x_rows : end, by_column ? begin : 0,
                             by_column ? end : p.y_rows, workspace.get(),
@@ -67,8 +71,8 @@ Tensor pairwise_distance(const Tensor& x, const Tensor& y, int64_t metric) {
   return result;
 }
 
-Tensor pairwise_distance_backward(const Tensor& grad, const Tensor& distance, const Tensor& x, const Tensor& y,
-                                  int64_t metric) {
+Tensor pairwise_distance_backward(const Tensor& grad, const Tensor& distance, const Tensor& x,
+                                  const Tensor& y, int64_t metric) {
   const DistanceGradCall call(grad, distance, x, y, metric);
   const DistanceProblem& p = call.forward.problem;
   Tensor result = call.forward.empty(x, p.x_rows, p.depth);
@@ -79,7 +83,8 @@ Tensor pairwise_distance_backward(const Tensor& grad, const Tensor& distance, co
   split(call.forward.batch, p.x_rows, 32, work < kSerial, [&](int64_t item, int64_t begin, int64_t end) {
     const DistanceGradProblem one = call.item(item);
     const auto workspace = allocate(kernels.gradient_workspace_bytes(&one));
-    kernels.gradient_rows(&one, begin, end, workspace.get(), out + item * p.x_rows * p.depth * call.forward.item_size);
+    kernels.gradient_rows(&one, begin, end, workspace.get(),
+                          out + item * p.x_rows * p.depth * call.forward.item_size);
   });
   return result;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// From torch's tensors to the problems of distance.h, for both registration files. Leading dimensions must be equal (the Python
-// function has broadcast them as 0-stride views); a batch item is then an offset into each tensor.
+// From torch's tensors to the problems of distance.h, for both registration files. Leading dimensions must be
+// equal (the Python function has broadcast them as 0-stride views); a batch item is then an offset into each
+// tensor.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -22,11 +23,16 @@ inline constexpr const char* kDistanceOp = "pairwise_distance";
 inline DistanceDtype distance_dtype(const Tensor& x) {
   using torch::headeronly::ScalarType;
   switch (x.scalar_type()) {
-    case ScalarType::Float: return DistanceDtype::float32;
-    case ScalarType::Double: return DistanceDtype::float64;
-    case ScalarType::BFloat16: return DistanceDtype::bfloat16;
-    case ScalarType::Half: return DistanceDtype::float16;
-    default: refuse(kDistanceOp, "x", "another dtype", "float32, float64, bfloat16 or float16");
+    case ScalarType::Float:
+      return DistanceDtype::float32;
+    case ScalarType::Double:
+      return DistanceDtype::float64;
+    case ScalarType::BFloat16:
+      return DistanceDtype::bfloat16;
+    case ScalarType::Half:
+      return DistanceDtype::float16;
+    default:
+      refuse(kDistanceOp, "x", "another dtype", "float32, float64, bfloat16 or float16");
   }
 }
 
@@ -34,13 +40,15 @@ inline DistanceDtype distance_dtype(const Tensor& x) {
 class Matrices {
  public:
   Matrices(const char* argument, const Tensor& tensor, const Tensor& like)
-      : data_(static_cast<const char*>(tensor.const_data_ptr())), size_(static_cast<int64_t>(tensor.element_size())) {
+      : data_(static_cast<const char*>(tensor.const_data_ptr())),
+        size_(static_cast<int64_t>(tensor.element_size())) {
     const int64_t dims = tensor.dim();
     FASTREID_CHECK(dims >= 2 && dims == like.dim(), kDistanceOp, argument, shown(dims) + " dimensions",
                    "as many as x, at least 2");
-    FASTREID_CHECK(tensor.scalar_type() == like.scalar_type(), kDistanceOp, argument, "another dtype", "the dtype of x");
-    FASTREID_CHECK(tensor.is_cpu() == like.is_cpu() && tensor.get_device_index() == like.get_device_index(), kDistanceOp,
-                   argument, "another device", "the device of x");
+    FASTREID_CHECK(tensor.scalar_type() == like.scalar_type(), kDistanceOp, argument, "another dtype",
+                   "the dtype of x");
+    FASTREID_CHECK(tensor.is_cpu() == like.is_cpu() && tensor.get_device_index() == like.get_device_index(),
+                   kDistanceOp, argument, "another device", "the device of x");
     for (int64_t d = 0; d < dims - 2; ++d) {
       FASTREID_CHECK(tensor.size(d) == like.size(d), kDistanceOp, argument, shown(tensor.size(d)),
                      shown(like.size(d)) + " as in x, in dimension " + shown(d));
@@ -71,11 +79,14 @@ class Matrices {
 
 struct DistanceCall {
   DistanceCall(const Tensor& x_tensor, const Tensor& y_tensor, int64_t metric)
-      : x("x", x_tensor, x_tensor), y("y", y_tensor, x_tensor), item_size(static_cast<int64_t>(x_tensor.element_size())) {
+      : x("x", x_tensor, x_tensor),
+        y("y", y_tensor, x_tensor),
+        item_size(static_cast<int64_t>(x_tensor.element_size())) {
     FASTREID_CHECK(0 <= metric && metric <= 3, kDistanceOp, "metric", shown(metric), "0 to 3");
     FASTREID_CHECK(x.columns == y.columns, kDistanceOp, "y", shown({y.rows, y.columns}),
                    "rows of length " + shown(x.columns) + " as in x");
-    FASTREID_CHECK(x.columns >= 1, kDistanceOp, "x", shown({x.rows, x.columns}), "rows of at least one element");
+    FASTREID_CHECK(x.columns >= 1, kDistanceOp, "x", shown({x.rows, x.columns}),
+                   "rows of at least one element");
     for (int64_t size : x.batch_shape()) batch *= size;
     problem = {{}, {}, x.rows, y.rows, x.columns, static_cast<Metric>(metric), distance_dtype(x_tensor)};
   }
@@ -87,7 +98,8 @@ struct DistanceCall {
     return one;
   }
 
-  // (*batch, rows, columns), contiguous, uninitialised. Through the C shim: torch::stable::new_empty costs 2 us more.
+  // (*batch, rows, columns), contiguous, uninitialised. Through the C shim: torch::stable::new_empty costs 2
+  // us more.
   Tensor empty(const Tensor& like, int64_t rows, int64_t columns) const {
     std::vector<int64_t> shape = x.batch_shape();
     shape.push_back(rows);
@@ -107,8 +119,9 @@ struct DistanceCall {
     int32_t device;
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
     AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
-                                                           dtype, device, like.get_device_index(), &handle));
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                           strides.data(), dtype, device,
+                                                           like.get_device_index(), &handle));
     return Tensor(handle);
   }
 
@@ -119,7 +132,8 @@ struct DistanceCall {
 };
 
 struct DistanceGradCall {
-  DistanceGradCall(const Tensor& grad_tensor, const Tensor& distance_tensor, const Tensor& x, const Tensor& y, int64_t metric)
+  DistanceGradCall(const Tensor& grad_tensor, const Tensor& distance_tensor, const Tensor& x, const Tensor& y,
+                   int64_t metric)
       : forward(x, y, metric), grad("grad", grad_tensor, x), distance("distance", distance_tensor, x) {
     for (const Matrices* matrix : {&grad, &distance})
       FASTREID_CHECK(matrix->rows == forward.x.rows && matrix->columns == forward.y.rows, kDistanceOp,
@@ -127,7 +141,9 @@ struct DistanceGradCall {
                      shown({forward.x.rows, forward.y.rows}));
   }
 
-  DistanceGradProblem item(int64_t index) const { return {forward.item(index), grad.item(index), distance.item(index)}; }
+  DistanceGradProblem item(int64_t index) const {
+    return {forward.item(index), grad.item(index), distance.item(index)};
+  }
 
   DistanceCall forward;
   Matrices grad, distance;

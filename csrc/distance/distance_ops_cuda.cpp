@@ -31,14 +31,14 @@ Tensor pairwise_distance(const Tensor& x, const Tensor& y, int64_t metric) {
   Tensor scratch = scratch_of(x, cuda::distance_scratch(p));
   char* const out = static_cast<char*>(result.mutable_data_ptr());
   for (int64_t item = 0; item < call.batch; ++item)
-    STD_CUDA_CHECK(static_cast<cudaError_t>(cuda::launch_distance(call.item(item), scratch.mutable_data_ptr(),
-                                                                  out + item * p.x_rows * p.y_rows * call.item_size,
-                                                                  current_stream(x))));
+    STD_CUDA_CHECK(static_cast<cudaError_t>(
+        cuda::launch_distance(call.item(item), scratch.mutable_data_ptr(),
+                              out + item * p.x_rows * p.y_rows * call.item_size, current_stream(x))));
   return result;
 }
 
-Tensor pairwise_distance_backward(const Tensor& grad, const Tensor& distance, const Tensor& x, const Tensor& y,
-                                  int64_t metric) {
+Tensor pairwise_distance_backward(const Tensor& grad, const Tensor& distance, const Tensor& x,
+                                  const Tensor& y, int64_t metric) {
   const DistanceGradCall call(grad, distance, x, y, metric);
   const torch::stable::accelerator::DeviceGuard guard(x.get_device_index());
   const DistanceProblem& p = call.forward.problem;

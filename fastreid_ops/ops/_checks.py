@@ -70,13 +70,17 @@ def same_dtype(op: str, argument: str, value: Tensor, other: str, than: Tensor) 
 
 def same_device(op: str, argument: str, value: Tensor, other: str, than: Tensor) -> None:
     if value.device != than.device:
-        raise ValueError(message(op, argument, f"device {value.device}", f"{than.device}, the device of {other}"))
+        raise ValueError(
+            message(op, argument, f"device {value.device}", f"{than.device}, the device of {other}")
+        )
 
 
 def rank(op: str, argument: str, value: Tensor, dims: int, shape: str, *, or_more: bool = False) -> None:
     """``dims`` dimensions (at least, with ``or_more``); ``shape`` says them in words, for example "(Q, G)"."""
     if value.dim() != dims and not (or_more and value.dim() > dims):
-        raise ValueError(message(op, argument, _shape(value), f"{shape}, {dims} dimensions{' or more' * or_more}"))
+        raise ValueError(
+            message(op, argument, _shape(value), f"{shape}, {dims} dimensions{' or more' * or_more}")
+        )
 
 
 def size(op: str, argument: str, value: Tensor, dim: int, want: int, why: str) -> None:
@@ -132,4 +136,6 @@ def finite(op: str, argument: str, value: Tensor) -> None:
     where = "row" if value.dim() > 1 else "entry"
     at = first[0] if len(first) == 1 else first
     got = f"{nan} NaN and {inf} Inf in {int(rows.sum())} {where}(s), first in {where} {at}"
-    raise ValueError(message(op, argument, got, "finite numbers only (check_finite=False leaves this check out)"))
+    raise ValueError(
+        message(op, argument, got, "finite numbers only (check_finite=False leaves this check out)")
+    )

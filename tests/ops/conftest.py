@@ -6,7 +6,13 @@ from collections import Counter
 import pytest
 import torch
 
-COUNTS = ("contract cells", "contract comparisons", "malformed inputs", "opcheck samples", "determinism comparisons")
+COUNTS = (
+    "contract cells",
+    "contract comparisons",
+    "malformed inputs",
+    "opcheck samples",
+    "determinism comparisons",
+)
 
 
 @pytest.fixture

@@ -61,8 +61,12 @@ class OpSpec:
     dtypes: tuple[torch.dtype, ...]
     sample_inputs: Callable[[torch.dtype, str, int], list[Sample]]  # (dtype, device, seed)
     error_samples: Callable[[], list[ErrorSample]]
-    reference64: Callable[..., Outputs]  # the oracle, called like fn: float64 (or better) arithmetic, independent of fn
-    naive: Callable[..., Outputs] | None = None  # called like fn: what people write, in the dtype of its inputs
+    reference64: Callable[
+        ..., Outputs
+    ]  # the oracle, called like fn: float64 (or better) arithmetic, independent of fn
+    naive: Callable[..., Outputs] | None = (
+        None  # called like fn: what people write, in the dtype of its inputs
+    )
     outputs: Callable[[Any], Outputs] = lambda result: {"result": result}
     layouts: tuple[str, ...] = LAYOUTS
     ulps: float = 1.0

@@ -78,7 +78,11 @@ def oracle(x, y, *, metric):
 def naive(x, y, *, metric):
     """What people write. For the norms the accurate way, differences (`reference`), not the product of `product`; for the
     angles a normalised product, in the dtype of the inputs."""
-    return product(x, y, metric=metric) if metric in ("cosine", "arccos") else {"result": reference(x, y, metric=metric)}
+    return (
+        product(x, y, metric=metric)
+        if metric in ("cosine", "arccos")
+        else {"result": reference(x, y, metric=metric)}
+    )
 
 
 def product(x, y, *, metric):
@@ -125,7 +129,9 @@ def error_samples():
     samples = []
 
     def add(name, error, argument, pattern, *args, **kwargs):
-        samples.append(ErrorSample(name, lambda: pairwise_distance(*args, **kwargs), error, argument, pattern))
+        samples.append(
+            ErrorSample(name, lambda: pairwise_distance(*args, **kwargs), error, argument, pattern)
+        )
 
     def spoiled(t, *entries, value=NAN):
         t = t.clone()
@@ -145,7 +151,12 @@ def error_samples():
         add(f"y_depth_{depth}", ValueError, "y", r"size 3 in dimension -1", x, torch.randn(5, depth))
     add("y_transposed", ValueError, "y", r"size 3", x, y.T)
     add("y_batch_depth", ValueError, "y", r"size 3", x.expand(2, 4, 3), torch.randn(2, 5, 4))
-    batches = {"2_3": ((2,), (3,)), "2_0": ((2,), (0,)), "nested": ((2, 3), (2, 1)), "long": ((4, 2, 1), (3, 2, 1))}
+    batches = {
+        "2_3": ((2,), (3,)),
+        "2_0": ((2,), (0,)),
+        "nested": ((2, 3), (2, 1)),
+        "long": ((4, 2, 1), (3, 2, 1)),
+    }
     for name, (a, b) in batches.items():
         a, b = torch.randn(*a, 2, 3), torch.randn(*b, 2, 3)
         if name == "nested":
@@ -170,17 +181,46 @@ def error_samples():
     for metric in ("", "l2", "manhattan", "dot", "0"):
         add(f"metric_{metric}", ValueError, "metric", "one of euclidean", x, y, metric=metric)
     for metric in (None, 0, 2.0, True, b"cosine", ["cosine"], torch.tensor(0), max):
-        add(f"metric_{type(metric).__name__}_{metric}"[:40], TypeError, "metric", "one of", x, y, metric=metric)
+        add(
+            f"metric_{type(metric).__name__}_{metric}"[:40],
+            TypeError,
+            "metric",
+            "one of",
+            x,
+            y,
+            metric=metric,
+        )
     for value in (None, 1, 0, "yes", torch.tensor(True), 0.0):
         add(f"check_finite_{value}", TypeError, "check_finite", "True or False", x, y, check_finite=value)
     for dtype in dtypes:
         a, b = x.to(dtype), y.to(dtype)
         short = str(dtype).removeprefix("torch.")
         for label, value in {"nan": NAN, "inf": INF, "minus_inf": -INF}.items():
-            add(f"x_{label}_{short}", ValueError, "x", r"in 1 row\(s\), first in row 2", spoiled(a, (2, 1), value=value), b)
-            add(f"y_{label}_{short}", ValueError, "y", r"in 1 row\(s\), first in row 0", a, spoiled(b, (0, 0), value=value))
+            add(
+                f"x_{label}_{short}",
+                ValueError,
+                "x",
+                r"in 1 row\(s\), first in row 2",
+                spoiled(a, (2, 1), value=value),
+                b,
+            )
+            add(
+                f"y_{label}_{short}",
+                ValueError,
+                "y",
+                r"in 1 row\(s\), first in row 0",
+                a,
+                spoiled(b, (0, 0), value=value),
+            )
     add("x_two_nan", ValueError, "x", r"2 NaN and 0 Inf in 2 row", spoiled(x, (1, 0), (3, 2)), y)
-    add("x_row_inf", ValueError, "x", r"0 NaN and 3 Inf in 1 row\(s\), first in row 1", spoiled(x, 1, value=INF), y)
+    add(
+        "x_row_inf",
+        ValueError,
+        "x",
+        r"0 NaN and 3 Inf in 1 row\(s\), first in row 1",
+        spoiled(x, 1, value=INF),
+        y,
+    )
     add("x_all_nan", ValueError, "x", r"12 NaN and 0 Inf in 4 row", torch.full((4, 3), NAN), y)
     add("x_batch_nan", ValueError, "x", r"first in row \(1, 2\)", spoiled(x.repeat(2, 1, 1), (1, 2, 0)), y)
     add("y_view_nan", ValueError, "y", r"first in row 4", x, spoiled(y, (4, 2)).T.contiguous().T)
@@ -192,7 +232,10 @@ def error_samples():
 
 
 def opcheck_calls():
-    forward, backward = (torch.ops.fastreid.pairwise_distance.default, torch.ops.fastreid.pairwise_distance_backward.default)
+    forward, backward = (
+        torch.ops.fastreid.pairwise_distance.default,
+        torch.ops.fastreid.pairwise_distance_backward.default,
+    )
     calls = []
     for metric in range(4):
         for name, (x, y) in _pairs(torch.float64, "cpu", 5).items():

@@ -22,7 +22,10 @@ def normal(*shape, dtype=F64, seed=0):
 
 
 def test_values_by_hand():
-    x, y = torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [6.0, 8.0], [-4.0, 3.0], [-3.0, -4.0]])
+    x, y = (
+        torch.tensor([[3.0, 4.0], [0.0, 0.0]]),
+        torch.tensor([[0.0, 0.0], [6.0, 8.0], [-4.0, 3.0], [-3.0, -4.0]]),
+    )
     root = 50.0**0.5
     assert fastreid_ops.pairwise_distance is pairwise_distance
     expected = {
@@ -32,7 +35,9 @@ def test_values_by_hand():
         "arccos": [[math.pi / 2, 0, math.pi / 2, math.pi], [math.pi / 2] * 4],
     }
     for metric, values in expected.items():
-        torch.testing.assert_close(pairwise_distance(x, y, metric=metric), torch.tensor(values, dtype=torch.float32))
+        torch.testing.assert_close(
+            pairwise_distance(x, y, metric=metric), torch.tensor(values, dtype=torch.float32)
+        )
 
 
 @all_metrics
@@ -50,7 +55,11 @@ def test_an_entry_depends_on_its_two_rows_alone(metric):
     x, y = normal(70, 77, dtype=torch.float32), normal(90, 77, dtype=torch.float32, seed=1)
     y[5:9] = x[20:24]
     whole = pairwise_distance(x, y, metric=metric)
-    for rows, columns in ((slice(1, 2), slice(5, 6)), (slice(19, 33), slice(3, 40)), (slice(64, 70), slice(89, 90))):
+    for rows, columns in (
+        (slice(1, 2), slice(5, 6)),
+        (slice(19, 33), slice(3, 40)),
+        (slice(64, 70), slice(89, 90)),
+    ):
         assert torch.equal(pairwise_distance(x[rows], y[columns], metric=metric), whole[rows, columns])
 
 
@@ -64,7 +73,10 @@ def test_angles_keep_their_digits_where_the_cosine_has_none():
         got = pairwise_distance(x, y, metric="arccos").double().diagonal()
         assert ((got - angle).abs() <= 4 * eps * (angle + 0.3)).all()
         cosine = pairwise_distance(x, y, metric="cosine").double().diagonal()
-        assert ((cosine - oracle(x, y, metric="cosine")["result"].diagonal()).abs() <= 2 * eps * (angle + angle**2)).all()
+        assert (
+            (cosine - oracle(x, y, metric="cosine")["result"].diagonal()).abs()
+            <= 2 * eps * (angle + angle**2)
+        ).all()
         clipped = torch.nn.functional.cosine_similarity(x, y).clamp(-1 + 1e-5, 1 - 1e-5).acos()
         assert step > 3e-3 or (clipped - angle).abs().max() > 3e-3  # what the clip loses
 
@@ -82,7 +94,12 @@ def test_never_nan_nor_negative_over_the_range_of_float32(metric, exponent, offs
     assert (got >= 0).all()
     if metric != "sqeuclidean":  # its squares may leave the range
         want = oracle(x, y, metric=metric)["result"]
-        torch.testing.assert_close(got.double(), want, rtol=2e-6, atol=2e-7 if metric in ("cosine", "arccos") else 2e-7 * scale + 1e-45)
+        torch.testing.assert_close(
+            got.double(),
+            want,
+            rtol=2e-6,
+            atol=2e-7 if metric in ("cosine", "arccos") else 2e-7 * scale + 1e-45,
+        )
 
 
 def test_float64_range():
@@ -133,7 +150,12 @@ def test_gradcheck(metric):
 
 @all_metrics
 def test_gradients_in_every_dtype_against_the_reference_in_float64(metric):
-    for dtype, tolerance in ((torch.float32, 2e-6), (F64, 1e-13), (torch.bfloat16, 2e-2), (torch.float16, 4e-3)):
+    for dtype, tolerance in (
+        (torch.float32, 2e-6),
+        (F64, 1e-13),
+        (torch.bfloat16, 2e-2),
+        (torch.float16, 4e-3),
+    ):
         x, y = normal(70, 300, dtype=dtype), normal(35, 300, dtype=dtype, seed=1)
         grad = normal(70, 35, dtype=dtype, seed=2)
         wide = [t.double().requires_grad_() for t in (x, y)]
@@ -178,7 +200,11 @@ def test_gradient_is_finite_at_zero_distance_zero_rows_and_opposite_rows(metric)
 
 
 def test_gradient_bits_do_not_depend_on_threads_or_other_rows(restore_threads):
-    x, y, grad = normal(100, 130, dtype=torch.float32), normal(77, 130, dtype=torch.float32, seed=1), normal(100, 77, dtype=torch.float32)
+    x, y, grad = (
+        normal(100, 130, dtype=torch.float32),
+        normal(77, 130, dtype=torch.float32, seed=1),
+        normal(100, 77, dtype=torch.float32),
+    )
     for metric in range(4):
         distance = torch.ops.fastreid.pairwise_distance(x, y, metric)
         backward = torch.ops.fastreid.pairwise_distance_backward
@@ -193,7 +219,9 @@ def test_gradient_bits_do_not_depend_on_threads_or_other_rows(restore_threads):
 def test_a_second_derivative_is_refused_and_the_reference_has_one():
     x, y = normal(3, 4).requires_grad_(), normal(2, 4, seed=1).requires_grad_()
     (grad,) = torch.autograd.grad(pairwise_distance(x, y).sum(), x, create_graph=True)
-    with pytest.raises(NotImplementedError, match="pairwise_distance: second derivative: got .*, expected first"):
+    with pytest.raises(
+        NotImplementedError, match="pairwise_distance: second derivative: got .*, expected first"
+    ):
         grad.sum().backward()
     for metric in METRICS:
         assert torch.autograd.gradgradcheck(lambda a, b, m=metric: reference(a, b, metric=m), (x, y))
@@ -226,7 +254,9 @@ def test_export_with_a_dynamic_number_of_rows():
             return pairwise_distance(x, y, metric="arccos")
 
     rows = torch.export.Dim("rows")
-    program = torch.export.export(Model(), (normal(4, 5), normal(3, 5)), dynamic_shapes={"x": {0: rows}, "y": None})
+    program = torch.export.export(
+        Model(), (normal(4, 5), normal(3, 5)), dynamic_shapes={"x": {0: rows}, "y": None}
+    )
     x, y = normal(9, 5, seed=3), normal(3, 5, seed=4)
     assert torch.equal(program.module()(x, y), pairwise_distance(x, y, metric="arccos"))
 
@@ -250,7 +280,9 @@ def test_vmap(metric):
     assert torch.equal(got, pairwise_distance(x, y, metric=metric))
     got = torch.vmap(lambda a, b: pairwise_distance(a, b, metric=metric), in_dims=(None, 1))(y, x)
     assert torch.equal(got, torch.stack([pairwise_distance(y, x[:, i], metric=metric) for i in range(6)]))
-    nested = torch.vmap(torch.vmap(lambda a, b: pairwise_distance(a[None], b[None], metric=metric)))(x[:2], x[1:])
+    nested = torch.vmap(torch.vmap(lambda a, b: pairwise_distance(a[None], b[None], metric=metric)))(
+        x[:2], x[1:]
+    )
     assert nested.shape == (2, 6, 1, 1)
 
 
@@ -283,7 +315,9 @@ def test_the_reference_is_the_same_in_blocks():
     x, y = normal(50, 640), normal(900, 640, seed=1)
     whole = reference(x, y)
     assert y.numel() * 50 > 2**24  # more than one block
-    torch.testing.assert_close(whole, torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist"), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        whole, torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist"), rtol=1e-12, atol=0
+    )
 
 
 def test_direct_calls_of_the_op_stay_inside_their_memory():
