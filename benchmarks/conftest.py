@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark records (machine, versions, threads, instruction set, commit's own figures aside), and the rule that a
-result is checked before it is timed."""
+"""What every benchmark records (machine, versions, threads, instruction set, commit's own figures aside),
+and the rule that a result is checked before it is timed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 @pytest.fixture
 def checked(benchmark):
-    """checked(run, check, *arguments, rounds=5): check(run(*arguments)) must not raise; only then is run timed."""
+    """checked(run, check, *arguments, rounds=5): check(run(*arguments)) must not raise; only then is run
+    timed."""
 
     def time(run: Callable, check: Callable, *arguments: object, rounds: int = 5) -> None:
         check(run(*arguments))

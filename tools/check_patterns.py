@@ -21,16 +21,40 @@ class Rule(NamedTuple):
 
 
 RULES = (
-    Rule(r"^fastreid_ops/.*\.pyx?$", r"\bexcept( Exception| BaseException)?\s*:", "name the exception that is expected"),
-    Rule(r"^fastreid_ops/.*\.py$", r"^\s*assert\b", "raise ValueError or TypeError: python -O removes assertions"),
-    Rule(r"^fastreid_ops/.*\.py$", r"\bimport pickle\b|\bpickle\.", "checkpoints hold tensors and plain types only"),
+    Rule(
+        r"^fastreid_ops/.*\.pyx?$",
+        r"\bexcept( Exception| BaseException)?\s*:",
+        "name the exception that is expected",
+    ),
+    Rule(
+        r"^fastreid_ops/.*\.py$",
+        r"^\s*assert\b",
+        "raise ValueError or TypeError: python -O removes assertions",
+    ),
+    Rule(
+        r"^fastreid_ops/.*\.py$",
+        r"\bimport pickle\b|\bpickle\.",
+        "checkpoints hold tensors and plain types only",
+    ),
     Rule(r"^(fastreid_ops|tools)/.*\.py$", r"(?<![.\w])(eval|exec)\(", "no code is run from text"),
     Rule(r"\.py$", r"yaml\.load\(", "yaml.safe_load"),
     Rule(r"\.py$", r"weights_only\s*=\s*False", "weights_only=True"),
-    Rule(r"^fastreid_ops/.*\.py$", r"\bimport (torchvision|timm)\b|\bfrom (torchvision|timm)\b", "the lazy bridge"),
-    Rule(r"^(fastreid_ops|csrc|tools|benchmarks)/.*" + SOURCE, r"\b(TODO|FIXME|XXX)\b", "finish it or open an issue"),
+    Rule(
+        r"^fastreid_ops/.*\.py$",
+        r"\bimport (torchvision|timm)\b|\bfrom (torchvision|timm)\b",
+        "the lazy bridge",
+    ),
+    Rule(
+        r"^(fastreid_ops|csrc|tools|benchmarks)/.*" + SOURCE,
+        r"\b(TODO|FIXME|XXX)\b",
+        "finish it or open an issue",
+    ),
     Rule(r"^csrc/.*\.(cu|cuh)$", r"<<<", "fastreid::launch of csrc/common/launch.cuh"),
-    Rule(r"^csrc/.*" + SOURCE, r"#\s*pragma\s+omp|<omp\.h>", "torch::stable::parallel_for: one thread pool in the process"),
+    Rule(
+        r"^csrc/.*" + SOURCE,
+        r"#\s*pragma\s+omp|<omp\.h>",
+        "torch::stable::parallel_for: one thread pool in the process",
+    ),
 )
 
 
@@ -44,7 +68,9 @@ def problems(path: str, text: str) -> list[str]:
             if pattern.search(line):
                 found.append(f"{path}:{number}: {line.strip()!r} is not allowed; instead: {rule.instead}")
     if re.search(SOURCE, path) and "SPDX-License-Identifier" not in "\n".join(lines[:3]):
-        found.append(f"{path}:1: no licence line; instead: SPDX-License-Identifier: Apache-2.0 in the first three lines")
+        found.append(
+            f"{path}:1: no licence line; instead: SPDX-License-Identifier: Apache-2.0 in the first three lines"
+        )
     return found
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who else computes all distances between two sets of features. Each rival is there only if its package is installed.
+"""Who else computes all distances between two sets of features. Each rival is there only if its package is
+installed.
 
-``pip install --no-deps torchreid`` is enough: its file is loaded alone, since the package imports much more. fast-reid's and the
-NAIC 2020 systems' formulas are a few lines of torch and are written out here.
+``pip install --no-deps torchreid`` is enough: its file is loaded alone, since the package imports much
+more. fast-reid's and the NAIC 2020 systems' formulas are a few lines of torch and are written out here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from torch import Tensor
 
 
 class Rival(NamedTuple):
-    """``run(x, y)`` on float32 tensors returns the distances of ``metric`` (None: a product alone, nothing to check)."""
+    """``run(x, y)`` on float32 tensors returns the distances of ``metric`` (None: a product alone, nothing
+    to check)."""
 
     name: str
     metric: str | None

@@ -44,12 +44,12 @@ class DataConfig:
     remainder: Literal["drop", "fill"] = "drop"
     crop_padding: int = 5
     flip: float = 0.5
-    erasing: float = 0.5
+    erasing: float = 0.3
     brightness: float = 0.2
     contrast: float = 0.15
     saturation: float = 0.0
-    workers: int = 1
-    cache_images: bool = False
+    workers: int = 0
+    cache_images: bool = True
     bad_images: Literal["raise", "skip", "replace"] = "raise"
 
 
@@ -61,7 +61,7 @@ class LossConfig:
 
     cross_entropy: float = 1.0
     label_smoothing: float = 0.1
-    triplet: float = 1.0
+    triplet: float = 0.1
     margin: float | None = 0.3
 
 
@@ -99,11 +99,11 @@ class TrainConfig:
     """
 
     method: Literal["identity"] = "identity"
-    epochs: int = 20
+    epochs: int = 24
     seed: int = 0
     accumulate: int = 1
     amp: Literal["off", "bf16", "fp16"] = "off"
-    channels_last: bool = False
+    channels_last: bool = True
     ema: float | None = None
 
 
@@ -144,7 +144,7 @@ def _default_sets() -> list[EvalSet]:
 class EvalConfig:
     """When and how to evaluate. The set named first decides which checkpoint is the best (by mAP)."""
 
-    every: int = 5
+    every: int = 6
     batch_size: int = 128
     flip: bool = False
     metric: Literal["euclidean", "sqeuclidean", "cosine", "arccos"] = "cosine"
@@ -162,7 +162,7 @@ class RunConfig:
 
     folder: str | None = None
     device: str = "auto"
-    threads: int | None = None
+    threads: int | None = 1
     deterministic: bool = True
     log_every: int = 1
     checkpoint_every_epochs: int = 1

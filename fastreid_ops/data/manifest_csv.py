@@ -7,11 +7,10 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from fastreid_ops._atomic import write_atomic
 from fastreid_ops.data import ids
 
 REQUIRED: dict[str, Callable[[object], object]] = {
@@ -182,25 +181,4 @@ def write(path: Path, columns: dict[str, list]) -> None:
         data = buffer.getvalue().encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"write_csv: {path}: got a name that is no valid Unicode text: {error}") from error
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power failure, where the system can sync folders at all."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    write_atomic(path, data)

@@ -33,7 +33,8 @@ from typing import Any
 
 import torch
 
-from fastreid_ops.engine.run_folder import remove, write_atomic
+from fastreid_ops._atomic import write_atomic
+from fastreid_ops.engine.run_folder import remove
 
 FORMAT = "fastreid_ops.checkpoint"
 VERSION = 1

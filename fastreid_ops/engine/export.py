@@ -11,8 +11,8 @@ from typing import Any
 
 from safetensors.torch import save
 
+from fastreid_ops._atomic import write_atomic
 from fastreid_ops._version import __version__
-from fastreid_ops.engine.run_folder import write_atomic
 from fastreid_ops.engine.state import TrainState
 
 

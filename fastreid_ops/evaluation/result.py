@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from fastreid_ops._atomic import write_atomic
 from fastreid_ops.evaluation.protocols import Protocol
 
 # By RankMetrics.status.
@@ -114,16 +114,7 @@ class Result:
         """Writes JSON; after a crash there is the old file or the new one, never a part of one."""
         path = Path(path)
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        write_atomic(path, text.encode())
         return path
 
     @classmethod

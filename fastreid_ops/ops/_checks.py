@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Argument checks shared by the ops: every refusal reads ``op: argument: got X, expected Y``.
 
-Wrong kinds (type, dtype, layout) raise TypeError; wrong values (shape, device, range, content) raise ValueError.
-Nothing here changes its argument.
+Wrong kinds (type, dtype, layout) raise TypeError; wrong values (shape, device, range, content) raise
+ValueError. Nothing here changes its argument.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ def same_device(op: str, argument: str, value: Tensor, other: str, than: Tensor)
 
 
 def rank(op: str, argument: str, value: Tensor, dims: int, shape: str, *, or_more: bool = False) -> None:
-    """``dims`` dimensions (at least, with ``or_more``); ``shape`` says them in words, for example "(Q, G)"."""
+    """``dims`` dimensions (at least, with ``or_more``); ``shape`` says them in words, for example "(Q,
+    G)"."""
     if value.dim() != dims and not (or_more and value.dim() > dims):
         raise ValueError(
             message(op, argument, _shape(value), f"{shape}, {dims} dimensions{' or more' * or_more}")
@@ -115,7 +116,8 @@ def flag(op: str, argument: str, value: object) -> None:
 
 
 def has_values(value: Tensor) -> bool:
-    """False where a tensor's content cannot be asked for: while compiling, on meta, under vmap, for fake tensors."""
+    """False where a tensor's content cannot be asked for: while compiling, on meta, under vmap, for fake
+    tensors."""
     if torch.compiler.is_compiling() or value.is_meta:
         return False
     return type(value) in _PLAIN and not torch._C._functorch.is_functorch_wrapped_tensor(value)

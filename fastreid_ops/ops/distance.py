@@ -30,25 +30,30 @@ def pairwise_distance(
     ``arccos``              the angle between a and b in radians, in [0, pi]
     ======================  ==============================================================================
 
-    ``arccos`` is the exact angle. The NAIC 2020 re-identification systems that rank by it (fast-reid, NAIC_ReID) compute
-    ``arccos(clip(cos, -1 + 1e-5, 1 - 1e-5))`` in float32, under which every angle below 0.0045 is the same.
+    ``arccos`` is the exact angle. The NAIC 2020 re-identification systems that rank by it (fast-reid,
+    NAIC_ReID) compute ``arccos(clip(cos, -1 + 1e-5, 1 - 1e-5))`` in float32, under which every angle below
+    0.0045 is the same.
 
-    *Shapes*: x (..., N, D) and y (..., M, D) give (..., N, M); leading dimensions broadcast, D is at least 1, N or M of 0
-    gives an empty result. Both float32, float64, bfloat16 or float16, as is the result (half types are computed in float32;
-    under autocast they become float32). Any strides, without a copy.
+    *Shapes*: x (..., N, D) and y (..., M, D) give (..., N, M); leading dimensions broadcast, D is at least
+    1, N or M of 0 gives an empty result. Both float32, float64, bfloat16 or float16, as is the result (half
+    types are computed in float32; under autocast they become float32). Any strides, without a copy.
 
-    *NaN*: finite rows never give NaN or a negative distance. NaN and Inf are refused, unless ``check_finite=False``: then a
-    NaN in a row makes all its distances NaN. The check reads x and y once more (and waits for a GPU); it is left out under
-    torch.compile, torch.export and vmap. A row of zeros has cosine distance 1 and angle pi/2 to every row.
+    *NaN*: finite rows never give NaN or a negative distance. NaN and Inf are refused, unless
+    ``check_finite=False``: then a NaN in a row makes all its distances NaN. The check reads x and y once
+    more (and waits for a GPU); it is left out under torch.compile, torch.export and vmap. A row of zeros
+    has cosine distance 1 and angle pi/2 to every row.
 
-    *Ties*: equal rows are at distance 0 exactly, ``d(x, y)`` and ``d(y, x)`` are the same bits. Gradients are finite: 0 at
-    distance 0 (euclidean, arccos), at angle pi and for a row of zeros (cosine, arccos). First derivatives only.
+    *Ties*: equal rows are at distance 0 exactly, ``d(x, y)`` and ``d(y, x)`` are the same bits. Gradients
+    are finite: 0 at distance 0 (euclidean, arccos), at angle pi and for a row of zeros (cosine, arccos).
+    First derivatives only.
 
-    *Determinism*: an entry depends on its two rows alone: same bits for any number of threads and any other rows. AVX2 and
-    AVX-512 agree bit for bit; machines without fused multiply-add and GPUs may differ in the last places.
+    *Determinism*: an entry depends on its two rows alone: same bits for any number of threads and any other
+    rows. AVX2 and AVX-512 agree bit for bit; machines without fused multiply-add and GPUs may differ in the
+    last places.
 
-    *Memory*: the result, and for each CPU thread about 3 MiB of packed rows (more only where 46 rows alone exceed that). On
-    a GPU 16 bytes a row for the angular metrics. The gradient: its result, and for each thread 32 rows of D float64 twice.
+    *Memory*: the result, and for each CPU thread about 3 MiB of packed rows (more only where 46 rows alone
+    exceed that). On a GPU 16 bytes a row for the angular metrics. The gradient: its result, and for each
+    thread 32 rows of D float64 twice (on a GPU 8 D bytes for each row of x).
 
     Raises:
         TypeError: an argument of the wrong type, dtype or layout.
@@ -87,10 +92,12 @@ def _broadcast(x: Tensor, y: Tensor) -> tuple[int, ...]:
 
 
 def reference(x: Tensor, y: Tensor, *, metric: str = "euclidean") -> Tensor:
-    """The specification of ``pairwise_distance`` in plain torch: differences first, then the sum of their squares.
+    """The specification of ``pairwise_distance`` in plain torch: differences first, then the sum of their
+    squares.
 
-    Takes what ``pairwise_distance`` takes, checks nothing, works on any device and can be differentiated any number of
-    times; slow, with blocks of at most 16 million differences in memory (all of them while a gradient is recorded).
+    Takes what ``pairwise_distance`` takes, checks nothing, works on any device and can be differentiated
+    any number of times; slow, with blocks of at most 16 million differences in memory (all of them while a
+    gradient is recorded).
     """
     half = x.dtype in (torch.bfloat16, torch.float16)
     a, b = (x.float(), y.float()) if half else (x, y)
@@ -161,7 +168,8 @@ def _fake_backward(grad: Tensor, distance: Tensor, x: Tensor, y: Tensor, metric:
 
 
 def _vmap(op):
-    """vmap is one more leading dimension, the same for every tensor; what is not batched gets it as a 0-stride view."""
+    """vmap is one more leading dimension, the same for every tensor; what is not batched gets it as a
+    0-stride view."""
 
     def rule(info, in_dims, *args):
         batched = (

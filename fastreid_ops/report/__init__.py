@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fastreid_ops._atomic import write_atomic
+
 
 def write_report(run_folder: str | os.PathLike[str]) -> Path:
     """Write ``report.html`` into a run folder, replacing an earlier one as a whole; returns its path.
@@ -16,14 +18,14 @@ def write_report(run_folder: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: no such folder. OSError: the folder cannot be written.
     """
-    from fastreid_ops.report.page import render, replace_file
+    from fastreid_ops.report.page import render
     from fastreid_ops.report.read import read_run
 
     folder = Path(run_folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"write_report: run_folder: got {folder}, expected an existing folder")
     path = folder / "report.html"
-    replace_file(path, render(read_run(folder)).encode())
+    write_atomic(path, render(read_run(folder)).encode())
     return path
 
 

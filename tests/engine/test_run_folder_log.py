@@ -8,9 +8,10 @@ import re
 import pytest
 from tqdm import tqdm
 
+from fastreid_ops._atomic import write_atomic
 from fastreid_ops.engine import run_folder
 from fastreid_ops.engine.log import Log, Metrics, Progress, duration, open_board
-from fastreid_ops.engine.run_folder import RunFolder, RunFolderError, create, reopen, write_atomic
+from fastreid_ops.engine.run_folder import RunFolder, RunFolderError, create, reopen
 
 
 def test_default_names(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpSpec: what one op promises, as data. ``specs.py`` lists one per op, ``test_contract.py`` runs over the list.
+"""OpSpec: what one op promises, as data. ``specs.py`` lists one per op, ``test_contract.py`` runs over the
+list.
 
-The idea (samples, error samples and layouts next to the op, generic suites over all ops) is PyTorch's OpInfo.
+The idea (samples, error samples and layouts next to the op, generic suites over all ops) is PyTorch's
+OpInfo.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ ISAS = ("baseline", "avx2", "avx512")
 
 @dataclass(frozen=True)
 class Sample:
-    """One valid call: ``fn(*args, **kwargs)``. ``name`` is "variant/case"; a variant x dtype x layout is one cell."""
+    """One valid call: ``fn(*args, **kwargs)``. ``name`` is "variant/case"; a variant x dtype x layout is
+    one cell."""
 
     name: str
     args: tuple[Any, ...]
@@ -40,7 +43,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class ErrorSample:
-    """A malformed call: ``call()`` must raise ``error``, the message naming ``argument``, what came and what was expected.
+    """A malformed call: ``call()`` must raise ``error``, the message naming ``argument``, what came and
+    what was expected.
     ``pattern`` (a regular expression) must match too."""
 
     name: str
@@ -52,9 +56,9 @@ class ErrorSample:
 
 @dataclass(frozen=True)
 class OpSpec:
-    """``outputs`` turns the op's result into named tensors. Integer outputs must equal the oracle's, floating ones be
-    within twice the naive implementation's largest error (in the same dtype) plus ``ulps`` units in the last place of
-    the largest value; without ``naive`` only the floor counts."""
+    """``outputs`` turns the op's result into named tensors. Integer outputs must equal the oracle's,
+    floating ones be within twice the naive implementation's largest error (in the same dtype) plus ``ulps``
+    units in the last place of the largest value; without ``naive`` only the floor counts."""
 
     name: str
     fn: Callable[..., Any]
@@ -75,8 +79,8 @@ class OpSpec:
 
 
 def relayout(value: Tensor, layout: str) -> Tensor:
-    """The same values behind other strides. ``expanded`` changes the values (it repeats the first row); a tensor that
-    cannot have the layout (too few dimensions) comes back as it is."""
+    """The same values behind other strides. ``expanded`` changes the values (it repeats the first row); a
+    tensor that cannot have the layout (too few dimensions) comes back as it is."""
     if layout == "transposed" and value.dim() >= 2:
         return value.mT.contiguous().mT
     if layout == "sliced" and value.dim() >= 1:

@@ -12,7 +12,8 @@ INF, NAN = float("inf"), float("nan")
 
 
 def _pairs(dtype, device, seed):
-    """name -> (x, y): edges of the tiles (1, 6, 14, 16, 32 rows; chunks of 128), and data that breaks a plain product."""
+    """name -> (x, y): edges of the tiles (1, 6, 14, 16, 32 rows; chunks of 128), and data that breaks a
+    plain product."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -30,6 +31,7 @@ def _pairs(dtype, device, seed):
         "single": (normal(1, 1), normal(1, 1)),
         "wide": (normal(3, 300), normal(65, 300)),
         "tall": (normal(71, 5), normal(2, 5)),
+        "deep": (normal(9, 3000) + 0.7, normal(40, 3000) + 0.7),
         "twins": (x, twins),
         "shifted": (x[:, :40] + 100, y[:, :40] + 100),
         "zeros": (zeros, zeros[:5]),
@@ -76,8 +78,8 @@ def oracle(x, y, *, metric):
 
 
 def naive(x, y, *, metric):
-    """What people write. For the norms the accurate way, differences (`reference`), not the product of `product`; for the
-    angles a normalised product, in the dtype of the inputs."""
+    """What people write. For the norms the accurate way, differences (`reference`), not the product of
+    `product`; for the angles a normalised product, in the dtype of the inputs."""
     return (
         product(x, y, metric=metric)
         if metric in ("cosine", "arccos")
@@ -86,7 +88,8 @@ def naive(x, y, *, metric):
 
 
 def product(x, y, *, metric):
-    """What re-identification code writes (torchreid, fast-reid, NAIC): one matrix product, in the dtype of its inputs."""
+    """What re-identification code writes (torchreid, fast-reid, NAIC): one matrix product, in the dtype of
+    its inputs."""
     if metric in ("cosine", "arccos"):
         u, v = (torch.nn.functional.normalize(t, dim=-1, eps=1e-7) for t in (x, y))
         cosine = u @ v.mT
@@ -172,9 +175,14 @@ def error_samples():
     add("x_meta", ValueError, "y", "device cpu, expected meta", x.to("meta"), y)
     add("y_meta", ValueError, "y", "device meta, expected cpu", x, y.to("meta"))
     near = {
-        "Euclidean": "euclidean", "euclid": "euclidean", "sqeuclid": "sqeuclidean", "cos": "cosine", "acos": "arccos",
-        "arccoss": "arccos", "cosine ": "cosine",
-    }  # fmt: skip
+        "Euclidean": "euclidean",
+        "euclid": "euclidean",
+        "sqeuclid": "sqeuclidean",
+        "cos": "cosine",
+        "acos": "arccos",
+        "arccoss": "arccos",
+        "cosine ": "cosine",
+    }
     for metric, meant in near.items():
         hint = f"did you mean '{meant}'" if metric not in ("cos",) else "one of"
         add(f"metric_{metric}", ValueError, "metric", hint, x, y, metric=metric)

@@ -1,12 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ops under contract: one OpSpec each."""
 
-from importlib.util import find_spec
-
 import spec_distance
+import spec_ranking
 
-SPECS = [spec_distance.SPEC]
-if find_spec("spec_ranking"):
-    import spec_ranking
-
-    SPECS.append(spec_ranking.SPEC)
+SPECS = [spec_distance.SPEC, spec_ranking.SPEC]

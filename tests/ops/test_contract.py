@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract, over every OpSpec: accuracy in every dtype and layout, refusals, equal bits, torch's opcheck."""
+"""The contract, over every OpSpec: accuracy in every dtype and layout, refusals, equal bits, torch's
+opcheck."""
 
 import pytest
 import torch

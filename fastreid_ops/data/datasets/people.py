@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from fastreid_ops._atomic import sync_folder
 from fastreid_ops.data import people as renderer
 from fastreid_ops.data.manifest import Manifest, ManifestError
-from fastreid_ops.data.manifest_csv import sync_folder
 from fastreid_ops.data.people import PeopleOptions, render_dataset
 
 SEAL = "complete.json"
