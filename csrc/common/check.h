@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Argument checks for the registration files and the NumPy door, torch-free. The Python functions have said
 // everything in their own words before; these stop a direct call of the registered op from reading out of
-// bounds. std::invalid_argument becomes ValueError. Not for x_cpu.cpp and x_cuda.cu: those take what x.h
-// promises.
+// bounds. std::invalid_argument becomes ValueError. Not for x_cpu.cpp and x_cuda.cu: those take what x.h promises.
 #pragma once
 
 #include <cstdint>

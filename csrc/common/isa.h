@@ -26,8 +26,7 @@ enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
 // environment does not change it.
 Isa best_isa();
 
-// The set in use: best_isa(), capped by FASTREID_ISA=baseline|avx2|avx512 as it stood when the library was
-// loaded.
+// The set in use: best_isa(), capped by FASTREID_ISA=baseline|avx2|avx512 as it stood when the library was loaded.
 Isa active_isa();
 
 // Uses `isa` from now on; false (and no change) where the processor or the build lacks it. Safe to call from
@@ -43,8 +42,7 @@ bool parse_isa(const char* name, Isa* isa);
 }  // namespace fastreid
 
 // static: a plain template would leave a weak symbol in every object, compiled with that object's instruction
-// set. The macro leaves pick_kernels to argument-dependent lookup, so it works with fastreid:: in front and
-// without.
+// set. The macro leaves pick_kernels to argument-dependent lookup, so it works with fastreid:: in front and without.
 #if defined(__x86_64__)
 namespace fastreid {
 template <class Table>

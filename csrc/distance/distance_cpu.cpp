@@ -76,8 +76,7 @@ void pack(const Rows<S>& rows, int64_t first, int64_t count, bool unit, T* packe
 
 // ---- tiles ----
 
-// sums[r][c] = sum over k of a*b, or of (a-b)^2. An entry's order of additions is the same in every tile
-// shape.
+// sums[r][c] = sum over k of a*b, or of (a-b)^2. An entry's order of additions is the same in every tile shape.
 template <class T, int kTileRows, bool kDifference>
 __attribute__((noinline)) void tile(const T* a, const T* b, int64_t depth, double* sums) {
   constexpr int kWidth = kColumns<T>, kL = kLanes<T>;
@@ -128,8 +127,7 @@ double exact_square(const T* a, const T* b, int64_t depth, double sign) {
   return sum;
 }
 
-// asin(x) / x = 1 + t p(t), t = x^2 <= 1/4; p is a Chebyshev fit computed with mpmath, largest relative error
-// 4e-18.
+// asin(x) / x = 1 + t p(t), t = x^2 <= 1/4; p is a Chebyshev fit computed with mpmath, largest relative error 4e-18.
 VecD asin_half(VecD x) {
   constexpr double p[] = {0x1.d72b41e1e00cfp-6, -0x1.e6aae7fce8104p-7, 0x1.1d18a7db74d35p-6,
                           0x1.65a9a86ef56c6p-8, 0x1.52420e3e82172p-7,  0x1.7826514f4755cp-7,

@@ -156,8 +156,7 @@ __global__ void __launch_bounds__(kThreads)
           }
       }
     }
-    // Through shared memory, so that the long way from q to the metric is in the code twice, not sixteen
-    // times.
+    // Through shared memory, so that the long way from q to the metric is in the code twice, not sixteen times.
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       __syncthreads();
@@ -253,8 +252,7 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-// A row of length 1 only turns: the part of its gradient along it is taken out, then its length is divided
-// by.
+// A row of length 1 only turns: the part of its gradient along it is taken out, then its length is divided by.
 template <typename S>
 __global__ void __launch_bounds__(kScaleThreads)
     project_kernel(Rows<S> x, int64_t x_rows, int64_t depth, const Scale* scales, const double* sums,

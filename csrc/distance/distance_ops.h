@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From torch's tensors to the problems of distance.h, for both registration files. Leading dimensions must be
-// equal (the Python function has broadcast them as 0-stride views); a batch item is then an offset into each
-// tensor.
+// equal (the Python function has broadcast them as 0-stride views); a batch item is then an offset into each tensor.
 #pragma once
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CMC, mAP and mINP from a distance matrix without sorting it. Torch-free: raw pointers, int64 sizes, a
-// stream.
+// CMC, mAP and mINP from a distance matrix without sorting it. Torch-free: raw pointers, int64 sizes.
 //
 // Shapes: distance (queries, gallery) of any strides; every per-query result (queries,); cmc (max_rank,);
 //     int64 labels.
@@ -63,8 +62,7 @@ struct RankingRows {
 constexpr int kRankingLanes = 256;
 
 struct RankingKernels {
-  // Bytes that rows() needs at `scratch`, 8-byte aligned, when no query has more than `largest_group`
-  // members.
+  // Bytes that rows() needs at `scratch`, 8-byte aligned, when no query has more than `largest_group` members.
   int64_t (*scratch_bytes)(int64_t largest_group);
   // Queries first to last - 1. Calls on disjoint ranges may run at the same time, each with its own scratch.
   void (*rows)(const RankingProblem* problem, int64_t first, int64_t last, void* scratch,
@@ -78,8 +76,7 @@ FASTREID_DECLARE_KERNELS(RankingKernels, ranking_kernels)
 namespace cuda {
 // Device bytes that launch_ranking() needs at `scratch`, 8-byte aligned; known without looking at the labels.
 int64_t ranking_scratch(int64_t queries, int64_t gallery);
-// All pointers on the device, `stream` a cudaStream_t. Returns the cudaError_t of the launches, 0 for
-// success.
+// All pointers on the device, `stream` a cudaStream_t. Returns the cudaError_t of the launches, 0 for success.
 int launch_ranking(const RankingProblem& problem, void* scratch, const RankingRows& result, void* stream);
 int launch_ranking_summary(int64_t queries, int64_t max_rank, const RankingRows& rows, double* cmc,
                            double* means, void* stream);

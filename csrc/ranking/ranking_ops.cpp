@@ -12,8 +12,7 @@ namespace {
 // Entries of the matrix for which waking another thread pays.
 constexpr int64_t kGrain = 32768;
 
-// Every index that the kernels follow lies inside its array. Returns the size of the largest group of
-// members.
+// Every index that the kernels follow lies inside its array. Returns the size of the largest group of members.
 int64_t check_labels(const RankingProblem& problem) {
   for (int64_t i = 0; i < problem.gallery; ++i) {
     const int64_t g = problem.members[i];

@@ -37,8 +37,7 @@ struct Setup {
     if (layout == Layout::padded) origin = 2;
     if (layout == Layout::reversed) origin = gallery - 1;
     testing::Random random(seed);
-    // Few distinct values: ties everywhere, among them -0 and +0, and now and then what no distance should
-    // be.
+    // Few distinct values: ties everywhere, among them -0 and +0, and now and then what no distance should be.
     for (int64_t i = 0; i < distance.size(); ++i) {
       const int64_t kind = random.below(60);
       distance.set(i, kind == 0   ? NAN
@@ -192,8 +191,7 @@ Result on_cpu(const RankingProblem& problem, const Groups& groups, int64_t split
   return r;
 }
 
-// `emulated` picks the pair of rules for the emulated device, a hundred times slower than the rest; -1: all
-// four.
+// `emulated` picks the pair of rules for the emulated device, a hundred times slower than the rest; -1: all four.
 void check(Setup& s, [[maybe_unused]] int emulated = -1) {
   const Groups groups(s);
   for (const CameraRule camera_rule : {CameraRule::same_pid, CameraRule::none}) {

@@ -3,8 +3,7 @@
 //
 // This file is compiled without sanitizers and tells them what happens instead: ASan the stack switches, TSan
 // that every fiber is a thread and that only barriers (and the start and end of a block) order memory. It
-// keeps to plain arrays: an inline function of the standard library could be linked from an instrumented
-// file.
+// keeps to plain arrays: an inline function of the standard library could be linked from an instrumented file.
 #include <unistd.h>
 
 #include "engine.h"

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arithmetic that only device code has, for device.h. Plain IEEE arithmetic stands in for approximate
-// intrinsics.
+// Arithmetic that only device code has, for device.h. Plain IEEE arithmetic stands in for approximate intrinsics.
 #pragma once
 
 #define FASTREID_BITS(name, to, from)                                               \

@@ -93,8 +93,7 @@ __global__ void standardize_kernel(const float* x, float* y, int columns) {
   for (int i = 4 * vectors + threadIdx.x; i < columns; i += blockDim.x) out[i] = (row[i] - mean) * scale;
 }
 
-// Indices of x in ascending order of (value, index): bitonic, padded to a power of two, in dynamic shared
-// memory.
+// Indices of x in ascending order of (value, index): bitonic, padded to a power of two, in dynamic shared memory.
 template <int B>
 __global__ void sort_kernel(const float* x, int* order, int n, int padded) {
   float* keys = fastreid::dynamic_shared<float>();
