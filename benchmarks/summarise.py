@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a pytest-benchmark JSON to benchmarks/results/<machine>.json: medians by group, each also as a ratio to ours.
+
+    pytest benchmarks --benchmark-only --benchmark-json=bench.json
+    python benchmarks/summarise.py bench.json
+
+Prints the same as a table. Refuses to summarise a run that was made from changed files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent / "results"
+OURS = "fastreid_ops"
+
+
+def summary(run: dict) -> dict:
+    """Groups of {benchmark: {seconds, times_ours}}. A benchmark that measured ours beside itself says the ratio; else it is
+    the ratio of medians within the group, left out where the group holds none of ours.
+    """
+    groups: dict[str, list[tuple[str, float, float | None]]] = {}
+    for bench in run["benchmarks"]:
+        name = re.sub(r"^test_(?:forward|rival|step\w*)\[|\]$", "", bench["name"])
+        group = bench["group"] or Path(bench["fullname"].split("::")[0]).stem
+        groups.setdefault(group, []).append(
+            (name, bench["stats"]["median"], bench["extra_info"].get("times ours"))
+        )
+    table = {}
+    for group, rows in sorted(groups.items()):
+        own = min((median for name, median, _ in rows if name.startswith(OURS)), default=None)
+        table[group] = {}
+        for name, median, ratio in sorted(rows, key=lambda row: row[1]):
+            if ratio is None and own is not None:
+                ratio = median / own
+            table[group][name] = {"seconds": float(f"{median:.4g}")}
+            if ratio is not None:
+                table[group][name]["times_ours"] = float(f"{ratio:.3g}")
+    commit = run["commit_info"]
+    return {
+        "machine": run["machine_info"]["fastreid"],
+        "date": run["datetime"],
+        "commit": commit["id"],
+        "groups": table,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    """Write the summary of the one JSON file named."""
+    if len(arguments) != 1:
+        print(__doc__, file=sys.stderr)
+        return 2
+    run = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    if run["commit_info"].get("dirty"):
+        print(
+            "summarise: commit: got uncommitted changes, expected a run of what a commit holds",
+            file=sys.stderr,
+        )
+        return 1
+    result = summary(run)
+    name = result["machine"]["gpu"] or f"{result['machine']['processor']} {result['machine']['cores']} cores"
+    target = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
+    RESULTS.mkdir(exist_ok=True)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, target)
+    for group, rows in result["groups"].items():
+        print(f"\n{group}")
+        for name, row in rows.items():
+            print(f"  {name:55s} {row['seconds'] * 1e3:12.3f} ms  {row.get('times_ours', ''):>8}")
+    print(f"\n{target}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
