@@ -20,8 +20,8 @@ OURS = "fastreid_ops"
 
 
 def summary(run: dict) -> dict:
-    """Groups of {benchmark: {seconds, times_ours}}. A benchmark that measured ours beside itself says the ratio; else it is
-    the ratio of medians within the group, left out where the group holds none of ours.
+    """Groups of {benchmark: {seconds, times_ours}}. A benchmark that measured ours beside itself says the ratio;
+    else it is the ratio of medians within the group, left out where the group holds none of ours.
     """
     groups: dict[str, list[tuple[str, float, float | None]]] = {}
     for bench in run["benchmarks"]:

@@ -101,9 +101,7 @@ def _sets(asked: argparse.Namespace, config, policy):
 
     if asked.dataset is not None:
         manifest = read_dataset(asked.dataset, asked.root)
-        item = EvalSet(
-            name=Path(asked.dataset).stem, label=asked.dataset, dataset=asked.dataset, protocol=asked.protocol
-        )
+        item = EvalSet(name=Path(asked.dataset).stem, dataset=asked.dataset, protocol=asked.protocol)
         return [setup.eval_data(item, manifest, config, policy)]
     known = {item.name: item for item in config.eval.sets}
     for name in asked.sets or []:

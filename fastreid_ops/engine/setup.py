@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
-from fastreid_ops.data.datasets import read_dataset
+from fastreid_ops.data.datasets import describe_dataset, read_dataset
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
@@ -55,7 +55,17 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
     loader = EvalLoader(
         files, transform, config.eval.batch_size, size.workers, policy, cache_images=size.cache_images
     )
-    return EvalData(item.name, item.label, item.note, protocol(item.protocol), query, gallery, files, loader)
+    label, note = describe_dataset(item.dataset or size.dataset)
+    return EvalData(
+        item.name,
+        item.label or label,
+        item.note or note,
+        protocol(item.protocol),
+        query,
+        gallery,
+        files,
+        loader,
+    )
 
 
 def train_loader(

@@ -75,20 +75,22 @@ def test_run_folder(finished, people):
     assert {path.name for path in run.iterdir()} == expected
     assert (run / "recipe.txt").read_text() == "default\n"
     assert yaml.safe_load((run / "config.yaml").read_text())["train"]["epochs"] == 2
-    assert json.loads((run / "config_diff.json").read_text())["train.epochs"] == [20, 2]
+    assert json.loads((run / "config_diff.json").read_text())["train.epochs"] == [24, 2]
     assert json.loads((run / "environment.json").read_text())["threads"] == 1
     assert (run / "run.lock").read_text() == ""
     assert f"report: {run / 'report.html'}" in done.stdout
-    assert "train.epochs: 2 (recipe: 20)" in done.stdout
+    assert "train.epochs: 2 (recipe: 24)" in done.stdout
     assert done.stdout.strip() in (run / "log.txt").read_text() or "trained" in (run / "log.txt").read_text()
 
 
-def test_results_and_table(finished):
+def test_results_and_table(finished, people):
     _, run = finished
     rows = json.loads((run / "results" / "table.json").read_text())["rows"]
     assert [(row["system"], row["set"]) for row in rows] == [
         (system, name) for name in ("people", "open") for system in ("HSV stripes", "untrained", "trained")
     ]
+    # A set without a label of its own is called what it is, never what the recipe was made for.
+    assert {row["set"]: row["label"] for row in rows} == {"people": "tiny people", "open": Path(people).name}
     for name in ("people", "open"):
         result = json.loads((run / "results" / f"{name}.json").read_text())
         trained = next(row for row in rows if row["system"] == "trained" and row["set"] == name)

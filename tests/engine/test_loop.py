@@ -40,7 +40,8 @@ def plainly(run, state, epochs, accumulate=1, clip=None, autocast=None):
                     same = batch.pids[:, None] == batch.pids[None]
                     positive = torch.where(same, distance, -math.inf).amax(1)
                     negative = torch.where(same, math.inf, distance).amin(1)
-                    loss = smooth + (positive - negative + 0.3).clamp_min(0).mean()
+                    triplet = (positive - negative + 0.3).clamp_min(0).mean()
+                    loss = smooth + state.config.loss.triplet * triplet
                 total = total + loss / len(group)
             total.backward()
             if clip:

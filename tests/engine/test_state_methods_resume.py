@@ -70,7 +70,8 @@ def test_identity_losses_are_weighted_and_averaged_over_heads():
     torch.manual_seed(0)
     logits, features = [torch.randn(6, 3) for _ in range(2)], [torch.randn(6, 5) for _ in range(2)]
     one = [
-        identity.step(State(TrainOutput((a,), (b,))), Batch) for a, b in zip(logits, features, strict=True)
+        identity.step(State(TrainOutput((a,), (b,)), triplet=1.0), Batch)
+        for a, b in zip(logits, features, strict=True)
     ]
     both = identity.step(
         State(TrainOutput(tuple(logits), tuple(features)), cross_entropy=2.0, triplet=0.5), Batch
@@ -114,7 +115,7 @@ def test_changed_configuration_key_by_key():
     assert "--resume_allow optim.lr" in str(error.value)
     assert check_config(old, new, ["train.epochs", "optim.lr"]) == {
         "optim.lr": [2e-3, 1.0],
-        "train.epochs": [20, 99],
+        "train.epochs": [24, 99],
     }
 
 
