@@ -25,7 +25,7 @@ def summary(run: dict) -> dict:
     """
     groups: dict[str, list[tuple[str, float, float | None]]] = {}
     for bench in run["benchmarks"]:
-        name = re.sub(r"^test_(?:forward|rival|step\w*)\[|\]$", "", bench["name"])
+        name = re.sub(r"^test_(?:forward_and_backward|forward|rival)\[|\]$", "", bench["name"])
         group = bench["group"] or Path(bench["fullname"].split("::")[0]).stem
         groups.setdefault(group, []).append(
             (name, bench["stats"]["median"], bench["extra_info"].get("times ours"))
