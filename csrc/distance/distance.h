@@ -26,13 +26,12 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
 #include "common/isa.h"
 
 namespace fastreid {
 
 enum class Metric : int { euclidean = 0, sqeuclidean = 1, cosine = 2, arccos = 3 };
-enum class DistanceDtype : int { float32 = 0, float64 = 1, bfloat16 = 2, float16 = 3 };
-
 // Element (i, k) is at data[i * row_stride + k * column_stride], counted in elements; 0 for an expanded dimension.
 struct DistanceMatrix {
   const void* data;
@@ -47,7 +46,7 @@ struct DistanceProblem {
   int64_t y_rows;
   int64_t depth;
   Metric metric;
-  DistanceDtype dtype;  // of x, y, distance, grad and grad_x
+  Dtype dtype;  // of x, y, distance, grad and grad_x
 };
 
 // grad_x[i] = sum over j of grad[i][j] * d distance[i][j] / d x[i]. For grad_y swap x and y and transpose the

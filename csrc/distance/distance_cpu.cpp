@@ -290,13 +290,13 @@ void rectangle(const DistanceProblem& problem, int64_t row_begin, int64_t row_en
 // ---- the table ----
 
 template <class F>
-auto with_type(DistanceDtype dtype, F function) {
+auto with_type(Dtype dtype, F function) {
   switch (dtype) {
-    case DistanceDtype::float64:
+    case Dtype::float64:
       return function(static_cast<double*>(nullptr));
-    case DistanceDtype::bfloat16:
+    case Dtype::bfloat16:
       return function(static_cast<BFloat16*>(nullptr));
-    case DistanceDtype::float16:
+    case Dtype::float16:
       return function(static_cast<Float16*>(nullptr));
     default:
       return function(static_cast<float*>(nullptr));
@@ -304,8 +304,8 @@ auto with_type(DistanceDtype dtype, F function) {
 }
 
 int64_t workspace_bytes(const DistanceProblem* problem, int64_t rows, int64_t columns) {
-  const Blocks b = problem->dtype == DistanceDtype::float64 ? blocks_of<double>(problem->depth, rows, columns)
-                                                            : blocks_of<float>(problem->depth, rows, columns);
+  const Blocks b = problem->dtype == Dtype::float64 ? blocks_of<double>(problem->depth, rows, columns)
+                                                    : blocks_of<float>(problem->depth, rows, columns);
   return b.x_bytes + b.y_bytes + b.x_squares + b.y_squares;
 }
 
@@ -318,8 +318,8 @@ void rectangle_any(const DistanceProblem* problem, int64_t row_begin, int64_t ro
 }
 
 int64_t gradient_workspace_bytes(const DistanceGradProblem* problem) {
-  return problem->of.dtype == DistanceDtype::float64 ? gradient_workspace<double>(problem->of.depth)
-                                                     : gradient_workspace<float>(problem->of.depth);
+  return problem->of.dtype == Dtype::float64 ? gradient_workspace<double>(problem->of.depth)
+                                             : gradient_workspace<float>(problem->of.depth);
 }
 
 void gradient_rows_any(const DistanceGradProblem* problem, int64_t row_begin, int64_t row_end,

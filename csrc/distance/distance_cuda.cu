@@ -334,11 +334,11 @@ int launch_distance(const DistanceProblem& p, void* scratch, void* distance, voi
   if (p.x_rows == 0 || p.y_rows == 0) return cudaSuccess;
   const auto on = static_cast<cudaStream_t>(stream);
   switch (p.dtype) {
-    case DistanceDtype::float64:
+    case Dtype::float64:
       return run_distance<double>(p, scratch, distance, on);
-    case DistanceDtype::bfloat16:
+    case Dtype::bfloat16:
       return run_distance<__nv_bfloat16>(p, scratch, distance, on);
-    case DistanceDtype::float16:
+    case Dtype::float16:
       return run_distance<__half>(p, scratch, distance, on);
     default:
       return run_distance<float>(p, scratch, distance, on);
@@ -349,17 +349,15 @@ int launch_distance_gradient(const DistanceGradProblem& g, void* scratch, void* 
   const auto on = static_cast<cudaStream_t>(stream);
   if (g.of.x_rows == 0) return cudaSuccess;
   if (g.of.y_rows == 0) {
-    const int64_t item = g.of.dtype == DistanceDtype::float64   ? 8
-                         : g.of.dtype == DistanceDtype::float32 ? 4
-                                                                : 2;
+    const int64_t item = g.of.dtype == Dtype::float64 ? 8 : g.of.dtype == Dtype::float32 ? 4 : 2;
     return cudaMemsetAsync(grad_x, 0, static_cast<size_t>(g.of.x_rows * g.of.depth * item), on);
   }
   switch (g.of.dtype) {
-    case DistanceDtype::float64:
+    case Dtype::float64:
       return run_gradient<double>(g, scratch, grad_x, on);
-    case DistanceDtype::bfloat16:
+    case Dtype::bfloat16:
       return run_gradient<__nv_bfloat16>(g, scratch, grad_x, on);
-    case DistanceDtype::float16:
+    case Dtype::float16:
       return run_gradient<__half>(g, scratch, grad_x, on);
     default:
       return run_gradient<float>(g, scratch, grad_x, on);

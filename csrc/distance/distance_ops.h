@@ -11,6 +11,7 @@
 
 #include "common/check.h"
 #include "common/sizes.h"
+#include "common/tensors.h"
 #include "distance/distance.h"
 
 namespace fastreid {
@@ -18,22 +19,6 @@ namespace fastreid {
 using torch::stable::Tensor;
 
 inline constexpr const char* kDistanceOp = "pairwise_distance";
-
-inline DistanceDtype distance_dtype(const Tensor& x) {
-  using torch::headeronly::ScalarType;
-  switch (x.scalar_type()) {
-    case ScalarType::Float:
-      return DistanceDtype::float32;
-    case ScalarType::Double:
-      return DistanceDtype::float64;
-    case ScalarType::BFloat16:
-      return DistanceDtype::bfloat16;
-    case ScalarType::Half:
-      return DistanceDtype::float16;
-    default:
-      refuse(kDistanceOp, "x", "another dtype", "float32, float64, bfloat16 or float16");
-  }
-}
 
 // A (..., rows, columns) tensor as one matrix for each batch item.
 class Matrices {
@@ -87,7 +72,8 @@ struct DistanceCall {
     FASTREID_CHECK(x.columns >= 1, kDistanceOp, "x", shown({x.rows, x.columns}),
                    "rows of at least one element");
     for (int64_t size : x.batch_shape()) batch *= size;
-    problem = {{}, {}, x.rows, y.rows, x.columns, static_cast<Metric>(metric), distance_dtype(x_tensor)};
+    problem = {
+        {}, {}, x.rows, y.rows, x.columns, static_cast<Metric>(metric), dtype_of(kDistanceOp, "x", x_tensor)};
   }
 
   DistanceProblem item(int64_t index) const {

@@ -27,7 +27,7 @@ import numpy as np
 from libc.stdint cimport int64_t, uint16_t
 
 cdef extern from "ranking/ranking.h" namespace "fastreid" nogil:
-    cdef enum class RankingDtype(int):
+    cdef enum class Dtype(int):
         float32
         float64
         float16
@@ -42,7 +42,7 @@ cdef extern from "ranking/ranking.h" namespace "fastreid" nogil:
 
     ctypedef struct RankingProblem:
         const void* distance
-        RankingDtype dtype
+        Dtype dtype
         int64_t row_stride
         int64_t column_stride
         int64_t queries
@@ -240,11 +240,11 @@ cdef void _describe(const real[:, :] distance, RankingProblem* problem):
     problem.gallery = distance.shape[1]
     problem.distance = <const void*>&distance[0, 0] if distance.shape[0] > 0 else NULL
     if real is float:
-        problem.dtype = RankingDtype.float32
+        problem.dtype = Dtype.float32
     elif real is double:
-        problem.dtype = RankingDtype.float64
+        problem.dtype = Dtype.float64
     else:
-        problem.dtype = RankingDtype.float16
+        problem.dtype = Dtype.float16
 
 
 def _rank(op, names, distance, query_pids, gallery_pids, query_camids, gallery_camids, camera_rule, ap,

@@ -20,11 +20,11 @@
 
 #include <cstdint>
 
+#include "common/dtype.h"
 #include "common/isa.h"
 
 namespace fastreid {
 
-enum class RankingDtype : int { float32 = 0, float64 = 1, bfloat16 = 2, float16 = 3 };
 // same_pid drops gallery entries with the query's pid and camid (Market-1501); none drops nothing.
 enum class CameraRule : int { same_pid = 0, none = 1 };
 enum class ApRule : int { step = 0, trapezoid = 1 };
@@ -33,7 +33,7 @@ enum RankingStatus : int64_t { kValid = 0, kAbsentPid = 1, kSameCameraOnly = 2 }
 
 struct RankingProblem {
   const void* distance;
-  RankingDtype dtype;
+  Dtype dtype;
   int64_t row_stride;  // in elements; any sign, 0 for an expanded matrix
   int64_t column_stride;
   int64_t queries;

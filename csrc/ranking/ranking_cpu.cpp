@@ -17,7 +17,7 @@ constexpr int64_t kSearchFrom = 256;
 // Floating-point numbers as integers in the same order: flip the magnitude bits of negative ones, make -0.0
 // into 0.0 and any NaN the largest key. No key is the smallest integer, so key - 1 never wraps.
 template <class Bits_, class Signed_, class Key_, Key_ infinity>
-struct Dtype {
+struct Layout {
   typedef Bits_ Bits __attribute__((may_alias));
   using Signed = Signed_;
   using Key = Key_;
@@ -34,10 +34,10 @@ struct Dtype {
     return magnitude > infinity ? kNan : ordered;
   }
 };
-using Float32 = Dtype<uint32_t, int32_t, int32_t, 0x7f800000>;
-using Float64 = Dtype<uint64_t, int64_t, int64_t, 0x7ff0000000000000>;
-using Bfloat16 = Dtype<uint16_t, int16_t, int32_t, 0x7f80>;
-using Float16 = Dtype<uint16_t, int16_t, int32_t, 0x7c00>;
+using Float32 = Layout<uint32_t, int32_t, int32_t, 0x7f800000>;
+using Float64 = Layout<uint64_t, int64_t, int64_t, 0x7ff0000000000000>;
+using Bfloat16 = Layout<uint16_t, int16_t, int32_t, 0x7f80>;
+using Float16 = Layout<uint16_t, int16_t, int32_t, 0x7c00>;
 
 template <class T>
 int64_t read_keys(const typename T::Bits* row, int64_t stride, int64_t n, typename T::Key* keys) {
@@ -250,13 +250,13 @@ int64_t scratch_bytes(int64_t largest_group) { return largest_group * 32; }
 void rows(const RankingProblem* problem, int64_t first, int64_t last, void* scratch,
           const RankingRows* result) {
   switch (problem->dtype) {
-    case RankingDtype::float32:
+    case Dtype::float32:
       return rank_queries<Float32>(*problem, first, last, scratch, *result);
-    case RankingDtype::float64:
+    case Dtype::float64:
       return rank_queries<Float64>(*problem, first, last, scratch, *result);
-    case RankingDtype::bfloat16:
+    case Dtype::bfloat16:
       return rank_queries<Bfloat16>(*problem, first, last, scratch, *result);
-    case RankingDtype::float16:
+    case Dtype::float16:
       return rank_queries<Float16>(*problem, first, last, scratch, *result);
   }
 }

@@ -19,7 +19,7 @@ constexpr int64_t kSmallBlocks = int64_t{1} << 20;
 
 // Order-preserving integers, as in ranking_cpu.cpp: -0.0 is 0.0, every NaN the largest key.
 template <class Bits_, class Signed, class Key_, Key_ infinity>
-struct Dtype {
+struct Layout {
   using Bits = Bits_;
   using Key = Key_;
   static constexpr Key kMagnitude = static_cast<Key>(static_cast<Bits>(~Bits{0}) >> 1);
@@ -34,10 +34,10 @@ struct Dtype {
     return magnitude == 0 ? 0 : value < 0 ? value ^ kMagnitude : value;
   }
 };
-using Float32 = Dtype<uint32_t, int32_t, int32_t, 0x7f800000>;
-using Float64 = Dtype<uint64_t, int64_t, int64_t, 0x7ff0000000000000>;
-using Bfloat16 = Dtype<uint16_t, int16_t, int32_t, 0x7f80>;
-using Float16 = Dtype<uint16_t, int16_t, int32_t, 0x7c00>;
+using Float32 = Layout<uint32_t, int32_t, int32_t, 0x7f800000>;
+using Float64 = Layout<uint64_t, int64_t, int64_t, 0x7ff0000000000000>;
+using Bfloat16 = Layout<uint16_t, int16_t, int32_t, 0x7f80>;
+using Float16 = Layout<uint16_t, int16_t, int32_t, 0x7c00>;
 
 template <class Key>
 __device__ bool in_front(Key key_a, int64_t index_a, Key key_b, int64_t index_b) {
@@ -262,13 +262,13 @@ int launch_ranking(const RankingProblem& problem, void* scratch, const RankingRo
   int64_t* ranks = static_cast<int64_t*>(scratch);
   cudaStream_t on = static_cast<cudaStream_t>(stream);
   switch (problem.dtype) {
-    case RankingDtype::float32:
+    case Dtype::float32:
       return launch_both<Float32>(problem, ranks, result, on);
-    case RankingDtype::float64:
+    case Dtype::float64:
       return launch_both<Float64>(problem, ranks, result, on);
-    case RankingDtype::bfloat16:
+    case Dtype::bfloat16:
       return launch_both<Bfloat16>(problem, ranks, result, on);
-    case RankingDtype::float16:
+    case Dtype::float16:
       return launch_both<Float16>(problem, ranks, result, on);
   }
   return cudaErrorInvalidValue;

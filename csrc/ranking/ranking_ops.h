@@ -12,6 +12,7 @@
 
 #include "common/check.h"
 #include "common/sizes.h"
+#include "common/tensors.h"
 #include "ranking/ranking.h"
 
 namespace fastreid {
@@ -19,22 +20,6 @@ namespace fastreid {
 using torch::stable::Tensor;
 
 inline constexpr const char* kRankingOp = "rank_metrics";
-
-inline RankingDtype ranking_dtype(const Tensor& distance) {
-  using torch::headeronly::ScalarType;
-  switch (distance.scalar_type()) {
-    case ScalarType::Float:
-      return RankingDtype::float32;
-    case ScalarType::Double:
-      return RankingDtype::float64;
-    case ScalarType::BFloat16:
-      return RankingDtype::bfloat16;
-    case ScalarType::Half:
-      return RankingDtype::float16;
-    default:
-      refuse(kRankingOp, "distance", "another dtype", "float32, float64, bfloat16 or float16");
-  }
-}
 
 // One call: its problem, and the results it fills, on the device of distance.
 class RankingCall {
@@ -49,7 +34,7 @@ class RankingCall {
     FASTREID_CHECK(ap_rule == 0 || ap_rule == 1, kRankingOp, "ap", shown(ap_rule), "0 or 1");
     FASTREID_CHECK(max_rank >= 1, kRankingOp, "max_rank", shown(max_rank), "at least 1");
     problem.distance = distance.const_data_ptr();
-    problem.dtype = ranking_dtype(distance);
+    problem.dtype = dtype_of(kRankingOp, "distance", distance);
     problem.row_stride = distance.stride(0);
     problem.column_stride = distance.stride(1);
     const int64_t queries = problem.queries = distance.size(0);

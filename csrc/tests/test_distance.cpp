@@ -91,7 +91,7 @@ double rounding(Type type) {
 double carried(Type type) { return type == Type::float64 ? 0x1p-53 : 0x1p-24; }
 
 DistanceProblem problem_of(Matrix& x, Matrix& y, Metric metric) {
-  return {x.view(), y.view(), x.rows, y.rows, x.columns, metric, static_cast<DistanceDtype>(x.values.type())};
+  return {x.view(), y.view(), x.rows, y.rows, x.columns, metric, static_cast<Dtype>(x.values.type())};
 }
 
 Array on_cpu(const DistanceProblem& p, int64_t row_split, int64_t column_split) {

@@ -164,7 +164,7 @@ struct Groups {
 RankingProblem problem_of(Setup& s, const Groups& groups, CameraRule camera_rule, ApRule ap_rule) {
   const bool cameras = camera_rule != CameraRule::none;  // without the rule they are not read
   return {s.distance.at(s.origin),
-          static_cast<RankingDtype>(s.distance.type()),
+          static_cast<Dtype>(s.distance.type()),
           s.row_stride,
           s.column_stride,
           s.queries(),
