@@ -17,11 +17,18 @@ from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS = "fastreid_ops"
+METRICS = ("euclidean", "sqeuclidean", "cosine", "arccos")
+
+
+def metric_of(name: str) -> str | None:
+    """The distance a benchmark computes, read off its name; None where it names none."""
+    return next((part for part in name.split("-") if part in METRICS), None)
 
 
 def summary(run: dict) -> dict:
     """Groups of {benchmark: {seconds, times_ours}}. A benchmark that measured ours beside itself says the ratio;
-    else it is the ratio of medians within the group, left out where the group holds none of ours.
+    else it is the ratio to ours of the same metric (to our fastest where the rival has none, as a bare product),
+    left out where the group holds none of ours.
     """
     groups: dict[str, list[tuple[str, float, float | None]]] = {}
     for bench in run["benchmarks"]:
@@ -32,11 +39,11 @@ def summary(run: dict) -> dict:
         )
     table = {}
     for group, rows in sorted(groups.items()):
-        own = min((median for name, median, _ in rows if name.startswith(OURS)), default=None)
+        own = {metric_of(name): median for name, median, _ in rows if re.match(rf"{OURS}(?:-|$)", name)}
         table[group] = {}
         for name, median, ratio in sorted(rows, key=lambda row: row[1]):
-            if ratio is None and own is not None:
-                ratio = median / own
+            if ratio is None and own:
+                ratio = median / own.get(metric_of(name), min(own.values()))
             table[group][name] = {"seconds": float(f"{median:.4g}")}
             if ratio is not None:
                 table[group][name]["times_ours"] = float(f"{ratio:.3g}")
