@@ -109,9 +109,9 @@ ctypedef fused real:
 
 __all__ = ["RankMetrics", "evaluate_cy", "evaluate_fastreid", "evaluate_torchreid", "rank_metrics"]
 
-_ISAS = ("baseline", "avx2", "avx512")
+_ISAS = ("baseline", "avx2", "avx512", "avx512_bf16")
 if os.environ.get("FASTREID_ISA", "baseline") not in _ISAS:
-    raise ValueError(f"FASTREID_ISA: got {os.environ['FASTREID_ISA']!r}, expected baseline, avx2 or avx512")
+    raise ValueError(f"FASTREID_ISA: got {os.environ['FASTREID_ISA']!r}, expected baseline, avx2, avx512 or avx512_bf16")
 
 _FIELDS = "cmc mAP mINP ap inp first_rank num_relevant status"
 RankMetrics = namedtuple("RankMetrics", _FIELDS, module=__name__)
