@@ -59,8 +59,8 @@ void nearest_part(const Tensor& x, const Tensor& y, bool angular, bool same, boo
   FASTREID_CHECK(0 <= part && part < parts, kNearestOp, "part", shown(part), "0 to " + shown(parts - 1));
   const NearestProblem p = nearest_problem(x, y, squared.size(1), angular, same, exclude_self, has_pairs());
   const int64_t bytes = FASTREID_KERNELS(nearest_kernels).state_bytes(&p, far);
-  FASTREID_CHECK(state.is_contiguous() && state.numel() * state.element_size() == bytes + 64, kNearestOp, "state",
-                 shown(state.numel() * state.element_size()) + " bytes",
+  const int64_t given = state.numel() * static_cast<int64_t>(state.element_size());
+  FASTREID_CHECK(state.is_contiguous() && given == bytes + 64, kNearestOp, "state", shown(given) + " bytes",
                  shown(bytes + 64) + ", those of nearest_state()");
   if (p.x_rows == 0) return;
   const auto address = reinterpret_cast<uintptr_t>(state.mutable_data_ptr());
