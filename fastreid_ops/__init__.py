@@ -15,13 +15,16 @@ from fastreid_ops._version import __version__
 
 if TYPE_CHECKING:
     from fastreid_ops.ops.distance import pairwise_distance
+    from fastreid_ops.ops.nearest import Nearest, nearest
     from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
 
-__all__ = ["RankMetrics", "__version__", "pairwise_distance", "rank_metrics"]
+__all__ = ["Nearest", "RankMetrics", "__version__", "nearest", "pairwise_distance", "rank_metrics"]
 
 # Public name -> the module that holds it (PEP 562).
 _LAZY = {
     "pairwise_distance": "fastreid_ops.ops.distance",
+    "Nearest": "fastreid_ops.ops.nearest",
+    "nearest": "fastreid_ops.ops.nearest",
     "RankMetrics": "fastreid_ops.ops.ranking",
     "rank_metrics": "fastreid_ops.ops.ranking",
 }
