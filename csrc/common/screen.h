@@ -184,7 +184,9 @@ struct Screened {
     }
     for (int r = 0; r < kPanel; ++r) {
       const double longer = squares[r] > rounded[r] ? squares[r] : rounded[r];
-      half[base + r] = r < count ? static_cast<float>(squares[r] / 2) : __builtin_inff();
+      // A row of zeros has no direction: its d2 is 2 to every row, not the 1 of its place among unit vectors.
+      const double lift = r < count && inverse && inverse[base + r] == 0 ? factor * factor : 0;
+      half[base + r] = r < count ? static_cast<float>((squares[r] + lift) / 2) : __builtin_inff();
       norm[base + r] = above(__builtin_sqrt(longer));
       error[base + r] = above(__builtin_sqrt(errors[r]));
     }
@@ -256,7 +258,7 @@ struct Frame {
           longest = side->square[i] > longest ? side->square[i] : longest;
     }
     factor = 1;
-    if (!(longest > 0) || !(longest < 1e300)) return;
+    if (!(longest > 0) || !(longest <= 1.7e308)) return;
     const uint64_t exponent = __builtin_bit_cast(uint64_t, __builtin_sqrt(longest)) >> 52;
     factor = __builtin_bit_cast(double, (2046 - exponent) << 52);
   }
@@ -277,7 +279,8 @@ struct Frame {
     const double n = x.norm[i], rounding = 0x1p-21 * (max_norm + n) * (max_norm + n);
     const double far = static_cast<double>(depth) * 0x1p-126;
     const double b = x.error[i] * max_norm + n * max_error + gamma * n * max_norm + rounding + far;
-    return factor > 0x1p450 || !(b < 1e30) ? __builtin_inff() : static_cast<float>(b * (1 + 1e-5)) + 1e-36f;
+    if (x.inverse && x.inverse[i] == 0) return __builtin_inff();
+    return factor > 0x1p450 || factor < 0x1p-500 || !(b < 1e30) ? __builtin_inff() : static_cast<float>(b * (1 + 1e-5)) + 1e-36f;
   }
 };
 

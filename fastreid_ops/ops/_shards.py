@@ -7,6 +7,7 @@ results do not depend on the number of ranks.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,10 +43,10 @@ def gather_rows(mine: Tensor, total: int, group: Any) -> Tensor:
         return mine
     ranks = dist.get_world_size(group)
     bounds = [total * rank // ranks for rank in range(ranks + 1)]
-    longest = max(end - begin for begin, end in zip(bounds, bounds[1:], strict=False))
+    longest = max(end - begin for begin, end in pairwise(bounds))
     padded = mine.new_zeros(longest, *mine.shape[1:])
     padded[: mine.shape[0]] = mine
     parts = [torch.empty_like(padded) for _ in range(ranks)]
     dist.all_gather(parts, padded, group=group)
-    sizes = [end - begin for begin, end in zip(bounds, bounds[1:], strict=False)]
+    sizes = [end - begin for begin, end in pairwise(bounds)]
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -80,7 +81,8 @@ def nearest(
     *Ties*: a total order: by the squared distance in float64 from the inputs as given (rows scaled to length one for
     the angular metrics; a row of zeros is at cosine distance 1 and angle pi/2 to every row), then by index.
 
-    *Determinism*: same bits for any number of threads, ranks, instruction set, division of the work and device.
+    *Determinism*: same bits for any number of threads, ranks, instruction set, division of the work and device (the
+    angles of "arccos" may differ in the last place between machines; their order does not).
 
     *Memory*: the result; (2 D + 28) bytes a row of y, and of x unless it is y (4 D + 28 on processors without
     bfloat16 products); 8 (2 k + 64) bytes a row of x. Nothing of size N x M.
@@ -158,8 +160,21 @@ def from_squared(squared: Tensor, metric: str) -> Tensor:
         return squared
     if metric == "cosine":
         return (squared / 2).clamp(max=2)
-    root = squared.sqrt()
-    return root if metric == "euclidean" else 2 * torch.asin((root / 2).clamp(max=1))
+    root = _sqrt(squared)
+    if metric == "euclidean":
+        return root
+    sine = (root / 2).clamp(max=1)
+    return 2 * (torch.from_numpy(np.arcsin(sine.numpy())) if _in_numpy(sine) else torch.asin(sine))
+
+
+def _sqrt(value: Tensor) -> Tensor:
+    """Correctly rounded, and so the same wherever an element lies. torch's float64 square root on the CPU is neither: it
+    differs in the last place between the vectorised part of a tensor and the rest."""
+    return torch.from_numpy(np.sqrt(value.numpy())) if _in_numpy(value) else value.sqrt()
+
+
+def _in_numpy(value: Tensor) -> bool:
+    return value.device.type == "cpu" and check.has_values(value)
 
 
 def _run(
@@ -231,7 +246,7 @@ def _scaled(rows: Tensor, metric: str) -> tuple[Tensor, Tensor]:
         return wide, zero
     square = _squared(wide, wide.new_zeros(1, wide.shape[1]))
     zero = square[:, 0] == 0
-    inverse = torch.where(square == 0, 0.0, 1 / square.sqrt())
+    inverse = torch.where(square == 0, 0.0, 1 / _sqrt(square))
     return wide * inverse, zero
 
 
@@ -290,9 +305,21 @@ def _check(
         )
     _shards.check_group(_OP, group)
     if check_finite:
-        check.finite(_OP, "x", first)
-        if second is not first:
-            check.finite(_OP, "y", second)
+        for name, value in (("x", first), ("y", second))[: 1 if second is first else 2]:
+            check.finite(_OP, name, value)
+            _check_length(name, value)
+
+
+def _check_length(name: str, value: Tensor) -> None:
+    """Only float64 holds rows so long that the square of a distance is not a float64."""
+    if value.dtype != torch.float64 or value.numel() == 0 or not check.has_values(value):
+        return
+    largest = float(value.detach().abs().amax())
+    if largest * math.sqrt(value.shape[1]) > 1e153:
+        got = f"entries up to {largest:.3g} in rows of {value.shape[1]}"
+        raise ValueError(
+            check.message(_OP, name, got, "rows of a length up to 1e153, whose square is finite")
+        )
 
 
 def _fake(x, y, k, angular, same, exclude_self, farthest):
