@@ -10,9 +10,9 @@
 namespace fastreid::FASTREID_ISA {
 namespace {
 
-constexpr int64_t kMeasured = 128;                      // rows measured per item
-constexpr int64_t kBlockRows = kBlockPanels * kPanel;   // queries per item of the ranking
-constexpr int kPending = 16;                            // undecided entries of a query measured at a time
+constexpr int64_t kMeasured = 128;                     // rows measured per item
+constexpr int64_t kBlockRows = kBlockPanels * kPanel;  // queries per item of the ranking
+constexpr int kPending = 16;                           // undecided entries of a query measured at a time
 
 struct State {
   Screened x, y;
@@ -46,18 +46,18 @@ struct State {
 
 // What is known of one query while the gallery goes by.
 struct Query {
-  Ordered matches;      // exact, ascending
-  int64_t* between;     // (matches + 1,) undecided entries by the match they turned out to lie in front of
-  int64_t* ahead;       // (intervals,) entries surely ahead of every match of the interval
-  float* high;          // (intervals,) scores above this are surely ahead
-  float* low;           // (intervals,) scores below this are surely behind
-  int32_t* interval;    // (matches,)
-  uint64_t* seen;       // other identities with a kept entry ahead of the first match
+  Ordered matches;    // exact, ascending
+  int64_t* between;   // (matches + 1,) undecided entries by the match they turned out to lie in front of
+  int64_t* ahead;     // (intervals,) entries surely ahead of every match of the interval
+  float* high;        // (intervals,) scores above this are surely ahead
+  float* low;         // (intervals,) scores below this are surely behind
+  int32_t* interval;  // (matches,)
+  uint64_t* seen;     // other identities with a kept entry ahead of the first match
   const uint64_t* excluded;
   int64_t row;
-  int64_t identity;     // of the query, among gallery_identity; -1 where none is asked for
-  int32_t size;         // matches
-  int32_t intervals;    // nearest first
+  int64_t identity;   // of the query, among gallery_identity; -1 where none is asked for
+  int32_t size;       // matches
+  int32_t intervals;  // nearest first
   int32_t pending;
   int32_t pending_index[kPending];
   int32_t pending_interval[kPending];
@@ -67,8 +67,8 @@ struct Query {
     int64_t low_end = 0;
     for (int64_t count = size; count > 0;) {
       const int64_t half = count / 2, middle = low_end + half;
-      const bool in_front = matches.value[middle] < value ||
-                            (matches.value[middle] == value && matches.index[middle] < g);
+      const bool in_front =
+          matches.value[middle] < value || (matches.value[middle] == value && matches.index[middle] < g);
       low_end = in_front ? middle + 1 : low_end;
       count = in_front ? count - half - 1 : half;
     }
@@ -80,7 +80,10 @@ template <class S>
 class Run {
  public:
   Run(const FeatureRankingProblem& problem, const RankingRows& rows, State& state, void* workspace)
-      : p(problem), out(rows), s(state), x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride},
+      : p(problem),
+        out(rows),
+        s(state),
+        x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride},
         y{static_cast<const S*>(p.y.data), p.y.row_stride, p.y.column_stride},
         memory(static_cast<char*>(workspace)) {}
 
@@ -141,29 +144,31 @@ class Run {
   }
 
  private:
+  template <class T>
+  static void take(char*& at, T*& pointer, int64_t bytes) {
+    pointer = reinterpret_cast<T*>(at);
+    at += round_up(bytes, 64);
+  }
+
   void lay_out() {
     char* at = memory;
     const int64_t n = p.largest_group + 1;
-    const auto take = [&](auto*& pointer, int64_t bytes) {
-      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
-      at += round_up(bytes, 64);
-    };
-    take(prepared, p.depth * 8);
-    take(score, kPanel * kPanel * 4);
-    take(query, static_cast<int64_t>(sizeof(Query)) * kBlockRows);
-    take(list.value, n * 8);
-    take(ranks, n * 8);
-    take(list.index, n * 4);
+    take(at, prepared, p.depth * 8);
+    take(at, score, kPanel * kPanel * 4);
+    take(at, query, static_cast<int64_t>(sizeof(Query)) * kBlockRows);
+    take(at, list.value, n * 8);
+    take(at, ranks, n * 8);
+    take(at, list.index, n * 4);
     for (int64_t i = 0; i < kBlockRows; ++i) {
       Query& q = query[i];
-      take(q.matches.value, n * 8);
-      take(q.between, n * 8);
-      take(q.ahead, n * 8);
-      take(q.matches.index, n * 4);
-      take(q.high, n * 4);
-      take(q.low, n * 4);
-      take(q.interval, n * 4);
-      take(q.seen, ceil_div(p.identities, 64) * 8);
+      take(at, q.matches.value, n * 8);
+      take(at, q.between, n * 8);
+      take(at, q.ahead, n * 8);
+      take(at, q.matches.index, n * 4);
+      take(at, q.high, n * 4);
+      take(at, q.low, n * 4);
+      take(at, q.interval, n * 4);
+      take(at, q.seen, ceil_div(p.identities, 64) * 8);
     }
   }
 
@@ -275,7 +280,8 @@ class Run {
     const Relevance& rules = p.relevance;
     const int64_t row = q.row, begin = rules.begin[row], end = rules.end[row];
     if (q.pending > 0) decide(q);
-    if (q.size > 0 && q.size < end - begin) {  // dropped entries with the query's pid were counted like all others
+    if (q.size > 0 &&
+        q.size < end - begin) {  // dropped entries with the query's pid were counted like all others
       int64_t n = 0;
       for (int64_t m = begin; m < end; ++m) {
         const int64_t g = rules.members[m];
@@ -306,7 +312,8 @@ class Run {
       for (int64_t w = 0; w < ceil_div(p.identities, 64); ++w) others += __builtin_popcountll(q.seen[w]);
       out.cmc_rank[row] = 1 + others;
     }
-    if (p.cmc_rule == CmcRule::all_hits) write_all_hits(out.cmc + row * p.max_rank, p.max_rank, ranks, q.size);
+    if (p.cmc_rule == CmcRule::all_hits)
+      write_all_hits(out.cmc + row * p.max_rank, p.max_rank, ranks, q.size);
   }
 
   void prepare(int64_t row) {
@@ -345,8 +352,8 @@ int64_t items(const FeatureRankingProblem* p, FeatureRankingPhase phase) {
 }
 
 template <class S>
-void run_typed(const FeatureRankingProblem& p, const RankingRows& rows, FeatureRankingPhase phase, int64_t first,
-               int64_t last, State& state, void* workspace) {
+void run_typed(const FeatureRankingProblem& p, const RankingRows& rows, FeatureRankingPhase phase,
+               int64_t first, int64_t last, State& state, void* workspace) {
   Run<S> run(p, rows, state, workspace);
   for (int64_t item = first; item < last; ++item) {
     switch (phase) {
@@ -369,8 +376,8 @@ void run_typed(const FeatureRankingProblem& p, const RankingRows& rows, FeatureR
   }
 }
 
-void run(const FeatureRankingProblem* problem, const RankingRows* rows, FeatureRankingPhase phase, int64_t first,
-         int64_t last, void* memory, void* workspace) {
+void run(const FeatureRankingProblem* problem, const RankingRows* rows, FeatureRankingPhase phase,
+         int64_t first, int64_t last, void* memory, void* workspace) {
   State state;
   State::lay_out(*problem, static_cast<char*>(memory), &state);
   if (phase > FeatureRankingPhase::frame) state.restore(*problem);
@@ -391,7 +398,9 @@ int64_t state_bytes(const FeatureRankingProblem* problem) {
   return State::lay_out(*problem, nullptr, &state);
 }
 
-int64_t workspace_bytes(const FeatureRankingProblem* problem) { return Run<float>::workspace_bytes(*problem); }
+int64_t workspace_bytes(const FeatureRankingProblem* problem) {
+  return Run<float>::workspace_bytes(*problem);
+}
 
 }  // namespace
 

@@ -174,7 +174,7 @@ def _sqrt(value: Tensor) -> Tensor:
 
 
 def _in_numpy(value: Tensor) -> bool:
-    return value.device.type == "cpu" and check.has_values(value)
+    return value.device.type == "cpu" and value.numel() > 0 and check.has_values(value)
 
 
 def _run(

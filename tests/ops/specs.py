@@ -2,6 +2,7 @@
 """The ops under contract: one OpSpec each."""
 
 import spec_distance
+import spec_nearest
 import spec_ranking
 
-SPECS = [spec_distance.SPEC, spec_ranking.SPEC]
+SPECS = [spec_distance.SPEC, spec_nearest.SPEC, spec_ranking.SPEC]
