@@ -12,38 +12,8 @@ namespace {
 // Entries of the matrix for which waking another thread pays.
 constexpr int64_t kGrain = 32768;
 
-void check_range(const char* argument, const int64_t* values, int64_t n, int64_t limit) {
-  for (int64_t i = 0; i < n; ++i) {
-    FASTREID_CHECK(values[i] >= 0 && values[i] < limit, kRankingOp, argument, shown(values[i]),
-                   "indices below " + shown(limit));
-  }
-}
-
-// Every index that the kernels follow lies inside its array. Returns the size of the largest group of members.
-int64_t check_labels(const RankingCall& call) {
-  const RankingProblem& p = call.problem;
-  const Relevance& rules = p.relevance;
-  check_range("members", rules.members, p.gallery, p.gallery);
-  if (rules.gallery_identity) check_range("gallery_identity", rules.gallery_identity, p.gallery, p.gallery);
-  if (rules.excluded) {
-    check_range("query_class", rules.query_class, p.queries, call.classes);
-    for (int64_t c = 0; c < call.classes && p.gallery % 64; ++c) {
-      const uint64_t last = rules.excluded[(c + 1) * rules.excluded_words - 1];
-      FASTREID_CHECK(last >> (p.gallery % 64) == 0, kRankingOp, "excluded", "a bit past the gallery", "none");
-    }
-  }
-  int64_t largest = 0;
-  for (int64_t q = 0; q < p.queries; ++q) {
-    const int64_t begin = rules.begin[q], end = rules.end[q];
-    FASTREID_CHECK(0 <= begin && begin <= end && end <= p.gallery, kRankingOp, "begin and end",
-                   shown({begin, end}), "ranges of members");
-    largest = larger(largest, end - begin);
-  }
-  return largest;
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor> run(const RankingArguments& arguments) {
-  const RankingCall call(arguments);
+  const RankingCall call = RankingCall::of_matrix(arguments);
   const RankingProblem& p = call.problem;
   const int64_t largest = check_labels(call);
   const RankingKernels& kernels = FASTREID_KERNELS(ranking_kernels);

@@ -24,7 +24,8 @@ inline constexpr const char* kRankingOp = "rank_metrics";
 
 using Optional = std::optional<Tensor>;
 
-// The op's arguments, in the order of its schema.
+// The op's arguments, in the order of its schema. rank_features passes its query features as `distance`, of which it
+// uses the device alone.
 struct RankingArguments {
   const Tensor& distance;
   const Tensor& members;
@@ -50,9 +51,19 @@ struct RankingArguments {
 // One call: its problem, and the results it fills, on the device of distance.
 class RankingCall {
  public:
-  explicit RankingCall(const RankingArguments& a) : max_rank(a.max_rank) {
+  static RankingCall of_matrix(const RankingArguments& a) {
     FASTREID_CHECK(a.distance.dim() == 2, kRankingOp, "distance", shown(a.distance.dim()) + " dimensions",
                    "2");
+    RankingCall call(a, a.distance.size(0), a.distance.size(1));
+    call.problem.distance = a.distance.const_data_ptr();
+    call.problem.dtype = dtype_of(kRankingOp, "distance", a.distance);
+    call.problem.row_stride = a.distance.stride(0);
+    call.problem.column_stride = a.distance.stride(1);
+    return call;
+  }
+
+  // All of the problem but the matrix.
+  RankingCall(const RankingArguments& a, int64_t queries, int64_t gallery) : max_rank(a.max_rank) {
     code("camera_rule", a.camera_rule, 1);
     code("clothes_rule", a.clothes_rule, 2);
     code("ap", a.ap, 1);
@@ -60,12 +71,8 @@ class RankingCall {
     code("invalid", a.invalid, 1);
     FASTREID_CHECK(max_rank >= 1, kRankingOp, "max_rank", shown(max_rank), "at least 1");
     FASTREID_CHECK(a.repeats >= 0, kRankingOp, "repeats", shown(a.repeats), "at least 0");
-    problem.distance = a.distance.const_data_ptr();
-    problem.dtype = dtype_of(kRankingOp, "distance", a.distance);
-    problem.row_stride = a.distance.stride(0);
-    problem.column_stride = a.distance.stride(1);
-    problem.queries = a.distance.size(0);
-    problem.gallery = a.distance.size(1);
+    problem.queries = queries;
+    problem.gallery = gallery;
     problem.max_rank = max_rank;
     problem.ap_rule = static_cast<ApRule>(a.ap);
     problem.cmc_rule = static_cast<CmcRule>(a.cmc);
@@ -73,11 +80,10 @@ class RankingCall {
     problem.repeats = a.repeats;
     problem.seed = static_cast<uint64_t>(a.seed);
     read_rules(a);
-    const int64_t queries = problem.queries;
-    cmc = empty(a.distance, {max_rank}, aoti_torch_dtype_float64());
-    means = empty(a.distance, {2}, aoti_torch_dtype_float64());
-    reals = empty(a.distance, {2, queries}, aoti_torch_dtype_float64());
-    counts = empty(a.distance, {5, queries}, aoti_torch_dtype_int64());
+    cmc = empty_on(a.distance, {max_rank}, aoti_torch_dtype_float64());
+    means = empty_on(a.distance, {2}, aoti_torch_dtype_float64());
+    reals = empty_on(a.distance, {2, queries}, aoti_torch_dtype_float64());
+    counts = empty_on(a.distance, {5, queries}, aoti_torch_dtype_int64());
     double* real = reals.mutable_data_ptr<double>();
     int64_t* count = counts.mutable_data_ptr<int64_t>();
     rows = {real,
@@ -89,22 +95,9 @@ class RankingCall {
             count + 4 * queries,
             nullptr};
     if (cmc_by_query(problem.cmc_rule)) {
-      shares = empty(a.distance, {queries, max_rank}, aoti_torch_dtype_float64());
+      shares = empty_on(a.distance, {queries, max_rank}, aoti_torch_dtype_float64());
       rows.cmc = shares.mutable_data_ptr<double>();
     }
-  }
-
-  // Contiguous, uninitialised. Through the C shim: torch::stable::new_empty costs 2 us more.
-  static Tensor empty(const Tensor& like, const std::vector<int64_t>& shape, int32_t dtype) {
-    std::vector<int64_t> strides(shape.size(), 1);
-    for (size_t d = shape.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * larger(shape[d], 1);
-    int32_t device;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
-    AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                           strides.data(), dtype, device,
-                                                           like.get_device_index(), &handle));
-    return Tensor(handle);
   }
 
   std::tuple<Tensor, Tensor, Tensor, Tensor> results() const { return {cmc, means, reals, counts}; }
@@ -174,6 +167,35 @@ class RankingCall {
     return tensor.const_data_ptr<int64_t>();
   }
 };
+
+// Every index that kernels on the CPU follow lies inside its array. Returns the size of the largest group of members.
+inline int64_t check_labels(const RankingCall& call) {
+  const RankingProblem& p = call.problem;
+  const Relevance& rules = p.relevance;
+  const auto in_range = [](const char* argument, const int64_t* values, int64_t n, int64_t limit) {
+    for (int64_t i = 0; i < n; ++i) {
+      FASTREID_CHECK(values[i] >= 0 && values[i] < limit, kRankingOp, argument, shown(values[i]),
+                     "indices below " + shown(limit));
+    }
+  };
+  in_range("members", rules.members, p.gallery, p.gallery);
+  if (rules.gallery_identity) in_range("gallery_identity", rules.gallery_identity, p.gallery, p.gallery);
+  if (rules.excluded) {
+    in_range("query_class", rules.query_class, p.queries, call.classes);
+    for (int64_t c = 0; c < call.classes && p.gallery % 64; ++c) {
+      const uint64_t last = rules.excluded[(c + 1) * rules.excluded_words - 1];
+      FASTREID_CHECK(last >> (p.gallery % 64) == 0, kRankingOp, "excluded", "a bit past the gallery", "none");
+    }
+  }
+  int64_t largest = 0;
+  for (int64_t q = 0; q < p.queries; ++q) {
+    const int64_t begin = rules.begin[q], end = rules.end[q];
+    FASTREID_CHECK(0 <= begin && begin <= end && end <= p.gallery, kRankingOp, "begin and end",
+                   shown({begin, end}), "ranges of members");
+    largest = larger(largest, end - begin);
+  }
+  return largest;
+}
 
 // The function that both registrations make from a run(const RankingArguments&).
 #define FASTREID_RANK_METRICS(run)                                                                           \

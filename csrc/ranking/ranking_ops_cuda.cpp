@@ -13,12 +13,12 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor> run(const RankingArguments& arguments) {
   const int32_t device = arguments.distance.get_device_index();
   const torch::stable::accelerator::DeviceGuard guard(device);
-  const RankingCall call(arguments);
+  const RankingCall call = RankingCall::of_matrix(arguments);
   const RankingProblem& p = call.problem;
   FASTREID_CHECK(p.cmc_rule != CmcRule::single_gallery_shot, kRankingOp, "cmc",
                  "single_gallery_shot on a CUDA device", "it on the CPU, or another rule");
   const Tensor scratch =
-      RankingCall::empty(arguments.distance, {cuda::ranking_scratch(p) / 8}, aoti_torch_dtype_int64());
+      empty_on(arguments.distance, {cuda::ranking_scratch(p) / 8}, aoti_torch_dtype_int64());
   void* stream = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   STD_CUDA_CHECK(
