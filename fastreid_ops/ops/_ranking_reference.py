@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastreid_ops.ops._relevance import ABSENT_PID, ALL_DROPPED, VALID, Rules, Sides
+from fastreid_ops.ops._relevance import ABSENT_PID, ALL_DROPPED, VALID, Rules, Sides, dropped
 
 # Interleaved partial sums of a mean: see _sum_in_lanes.
 SUM_LANES = 256
@@ -26,7 +26,7 @@ def metrics(distance: Tensor, sides: Sides, rules: Rules) -> tuple[Tensor, ...]:
     for q in range(queries):
         order = torch.sort(distance[q], stable=True).indices  # NaN last, equal distances by gallery index
         match = sides.gallery_pids[order] == sides.query_pids[q]
-        kept = ~_dropped(q, order, match, sides, rules)
+        kept = ~dropped(q, rules, sides)[order]
         ranks = match[kept].nonzero().flatten() + 1
         matches = ranks.numel()
         if matches == 0:
@@ -68,20 +68,6 @@ def metrics(distance: Tensor, sides: Sides, rules: Rules) -> tuple[Tensor, ...]:
     ]
     cmc = torch.tensor(cmc, dtype=torch.float64, device=distance.device)
     return (cmc, *means, *per_query.unbind(), first_rank, num_relevant, status, cmc_rank)
-
-
-def _dropped(q: int, order: Tensor, match: Tensor, sides: Sides, rules: Rules) -> Tensor:
-    """Which entries, in this order, the rules drop for query q."""
-    dropped = torch.zeros_like(match)
-    if rules.camera_rule != "none":
-        same = sides.gallery_camids[order] == sides.query_camids[q]
-        dropped = same & match if rules.camera_rule == "same_pid" else same
-    if rules.clothes_rule != "any":
-        same = sides.gallery_clothes[order] == sides.query_clothes[q]
-        dropped = dropped | (match & (same if rules.clothes_rule == "cross" else ~same))
-    for pid in rules.junk_pids:
-        dropped = dropped | (sides.gallery_pids[order] == pid)
-    return dropped
 
 
 def _single_gallery_shot(q: int, who: Tensor, ranks: Tensor, rules: Rules) -> Tensor:

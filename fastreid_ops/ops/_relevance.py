@@ -182,32 +182,47 @@ def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | N
     pids = sides.gallery_pids
     if rules.camera_rule == "same_camera":
         cameras, query_class = torch.unique(sides.query_camids, return_inverse=True)
-        dropped = cameras[:, None] == sides.gallery_camids
+        out = cameras[:, None] == sides.gallery_camids
     else:
         query_class = torch.zeros_like(sides.query_pids)
-        dropped = pids.new_zeros((1, pids.shape[0]), dtype=torch.bool)
+        out = pids.new_zeros((1, pids.shape[0]), dtype=torch.bool)
     for pid in rules.junk_pids:
-        dropped = dropped | (pids == pid)
-    rows, size = dropped.shape
-    eights = torch.nn.functional.pad(dropped, (0, -size % 64)).view(rows, -1, 8)
+        out = out | (pids == pid)
+    rows, size = out.shape
+    eights = torch.nn.functional.pad(out, (0, -size % 64)).view(rows, -1, 8)
     shift = torch.arange(8, dtype=torch.uint8, device=pids.device)
     return query_class, (eights << shift).sum(2, dtype=torch.uint8).view(torch.int64)
+
+
+def dropped(q: int, rules: Rules, sides: Sides) -> Tensor:
+    """(G,) bool: what the rules drop for query q. The definition; the kernels never build it."""
+    match = sides.gallery_pids == sides.query_pids[q]
+    found = torch.zeros_like(match)
+    if rules.camera_rule != "none":
+        same = sides.gallery_camids == sides.query_camids[q]
+        found = same & match if rules.camera_rule == "same_pid" else same
+    if rules.clothes_rule != "any":
+        same = sides.gallery_clothes == sides.query_clothes[q]
+        found = found | (match & (same if rules.clothes_rule == "cross" else ~same))
+    for pid in rules.junk_pids:
+        found = found | (sides.gallery_pids == pid)
+    return found
 
 
 def check_matches(op: str, rules: Rules, status: Tensor) -> None:
     """No mean is defined where every query is invalid; says how many are, and why."""
     if status.shape[0] == 0 or not _checks.has_values(status) or bool((status == VALID).any()):
         return
-    absent, dropped = (int((status == code).sum()) for code in (ABSENT_PID, ALL_DROPPED))
+    absent, gone = (int((status == code).sum()) for code in (ABSENT_PID, ALL_DROPPED))
     reasons = [f"{absent} have a pid that is not in the gallery"]
     advice = "; check that both sides use the same pid numbering"
     plain = rules.camera_rule == "same_pid" and rules.clothes_rule == "any" and not rules.junk_pids
     if plain:
-        reasons.append(f"{dropped} have theirs only under their own camera")
-        if dropped:
+        reasons.append(f"{gone} have theirs only under their own camera")
+        if gone:
             advice = '; camera_rule="none" (protocol "no_camera") keeps matches of the same camera'
-    elif dropped:
-        reasons.append(f"the rules drop every match of {dropped}")
+    elif gone:
+        reasons.append(f"the rules drop every match of {gone}")
         advice = f"; camera_rule is {rules.camera_rule!r}, clothes_rule {rules.clothes_rule!r}, "
         advice += f"junk_pids {tuple(rules.junk_pids)}"
     got = f"{status.shape[0]} queries without a match ({', '.join(reasons)})"
