@@ -15,10 +15,19 @@ from fastreid_ops._version import __version__
 
 if TYPE_CHECKING:
     from fastreid_ops.ops.distance import pairwise_distance
+    from fastreid_ops.ops.feature_ranking import rank_features
     from fastreid_ops.ops.nearest import Nearest, nearest
     from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
 
-__all__ = ["Nearest", "RankMetrics", "__version__", "nearest", "pairwise_distance", "rank_metrics"]
+__all__ = [
+    "Nearest",
+    "RankMetrics",
+    "__version__",
+    "nearest",
+    "pairwise_distance",
+    "rank_features",
+    "rank_metrics",
+]
 
 # Public name -> the module that holds it (PEP 562).
 _LAZY = {
@@ -26,6 +35,7 @@ _LAZY = {
     "Nearest": "fastreid_ops.ops.nearest",
     "nearest": "fastreid_ops.ops.nearest",
     "RankMetrics": "fastreid_ops.ops.ranking",
+    "rank_features": "fastreid_ops.ops.feature_ranking",
     "rank_metrics": "fastreid_ops.ops.ranking",
 }
 

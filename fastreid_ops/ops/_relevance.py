@@ -17,6 +17,8 @@ CLOTHES_RULES = ("any", "cross", "same")
 AP_RULES = ("step", "trapezoid")
 CMC_RULES = ("first_hit", "unique_pid", "all_hits", "single_gallery_shot")
 INVALID_RULES = ("skip", "zero")
+# A query adds to more than one rank: its share is a row of its own.
+BY_QUERY = ("all_hits", "single_gallery_shot")
 # RankMetrics.status
 VALID, ABSENT_PID, ALL_DROPPED = 0, 1, 2
 SAME_CAMERA_ONLY = ALL_DROPPED  # what the rules of Market-1501 drop
@@ -172,6 +174,13 @@ def native(rules: Rules, sides: Sides) -> NativeRelevance:
     cameras = sides[2:4] if rules.camera_rule == "same_pid" else (None, None)
     query_class, excluded = excluded_bits(rules, sides)
     return NativeRelevance(members, begin, end, *cameras, *sides[4:6], query_class, excluded, identity)
+
+
+def of_queries(relevance: NativeRelevance, rows: slice) -> NativeRelevance:
+    """The same gallery for some of the queries."""
+    mine = ("begin", "end", "query_camids", "query_clothes", "query_class")
+    given = ((name, getattr(relevance, name)) for name in mine)
+    return relevance._replace(**{name: value[rows] for name, value in given if value is not None})
 
 
 def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | None]:

@@ -88,7 +88,15 @@ def jaccard_distances(rows: Tensor, others: Tensor, variant: Variant) -> Tensor:
 
 
 def blended(
-    distance: Tensor, queries: int, *, k1: int, k2: int, lambda_value: float, power: int, variant: Variant, raw: float
+    distance: Tensor,
+    queries: int,
+    *,
+    k1: int,
+    k2: int,
+    lambda_value: float,
+    power: int,
+    variant: Variant,
+    raw: float,
 ) -> Tensor:
     """Final distances (Q, G) from all distances (N, N); ``raw`` makes them what an un-normalised blend takes."""
     v = encoding(distance, k1=k1, k2=k2, power=power, variant=variant)

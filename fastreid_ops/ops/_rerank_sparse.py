@@ -146,7 +146,9 @@ def list_bytes(points: int, depth: int, item: int, entries: int) -> int:
     return points * (depth * item + 20 * entries + 8)
 
 
-LIST_FORMULA = "N * (D * size of an element + 20 * max(k1 + 1, k2) + 8) for the rows and their neighbour lists"
+LIST_FORMULA = (
+    "N * (D * size of an element + 20 * max(k1 + 1, k2) + 8) for the rows and their neighbour lists"
+)
 
 
 def encode(
@@ -238,7 +240,9 @@ def encode_matrices(
     queries, points = len(query_gallery), len(query_gallery) + len(gallery_gallery)
     entries, averaged = listed(k1, k2, rule, points)
     wanted = max(entries, averaged)
-    within(op, limit, list_bytes(points, 0, 0, wanted), "N * (20 * max(k1 + 1, k2) + 8) for the neighbour lists")
+    within(
+        op, limit, list_bytes(points, 0, 0, wanted), "N * (20 * max(k1 + 1, k2) + 8) for the neighbour lists"
+    )
     index, distance, farthest = torch.ops.fastreid.rerank_select(*matrices, wanted)
     if not bool(farthest.isfinite().all()):
         for name, matrix in zip(("query_gallery", "query_query", "gallery_gallery"), matrices, strict=True):

@@ -17,7 +17,7 @@ from fastreid_ops.ops.distance import METRICS
 
 _OP = "nearest"
 _STATUS = _library.load()
-_ANGULAR = ("cosine", "arccos")
+ANGULAR = ("cosine", "arccos")
 # Multiplications between two looks at the clock, the progress bar and Ctrl-C: about half a second on two cores.
 _PART = 2e11
 
@@ -130,7 +130,7 @@ def neighbours(
     same = y is x
     x = x.detach()
     y = x if same else y.detach()
-    angular = metric in _ANGULAR
+    angular = metric in ANGULAR
     native = _STATUS.cuda if x.is_cuda else _STATUS.native and x.device.type in ("cpu", "meta")
     if not native:
         return reference(x, y, k, metric=metric, exclude_self=exclude_self, farthest=farthest)
@@ -168,8 +168,8 @@ def from_squared(squared: Tensor, metric: str) -> Tensor:
 
 
 def _sqrt(value: Tensor) -> Tensor:
-    """Correctly rounded, and so the same wherever an element lies. torch's float64 square root on the CPU is neither: it
-    differs in the last place between the vectorised part of a tensor and the rest."""
+    """Correctly rounded, and so the same wherever an element lies. torch's float64 square root on the CPU is neither:
+    it differs in the last place between the vectorised part of a tensor and the rest."""
     return torch.from_numpy(np.sqrt(value.numpy())) if _in_numpy(value) else value.sqrt()
 
 
@@ -217,23 +217,30 @@ def reference(
     Squared distances are added up as the kernels do: eight interleaved float64 sums, folded at the end. Same bits,
     blocks of rows in memory; arguments are not checked.
     """
-    a, a_zero = _scaled(x, metric)
-    b, b_zero = _scaled(y, metric)
-    rows = max(1, 2**21 // max(1, 8 * b.shape[0]))
+    rows = max(1, 2**21 // max(1, 8 * y.shape[0]))
     found = []
-    for begin in range(0, max(1, a.shape[0]), rows):
-        part = a[begin : begin + rows]
-        squared = _squared(part, b)
-        squared.masked_fill_(a_zero[begin : begin + rows, None] | b_zero, 2.0)
+    for begin in range(0, max(1, x.shape[0]), rows):
+        squared = squared_rows(x[begin : begin + rows], y, metric)
         far = squared.amax(1) if farthest else squared.new_empty(0)
         candidates = squared
         if exclude_self:
             candidates = squared.clone()
-            row = torch.arange(part.shape[0], device=x.device)
+            row = torch.arange(squared.shape[0], device=x.device)
             candidates[row, row + begin] = torch.inf
         values, indices = torch.sort(candidates, dim=1, stable=True)
         found.append((values[:, :k], indices[:, :k], far))
     return Neighbours(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def squared_rows(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """(N, M) squared distances in float64, as the kernels define them: eight interleaved sums, folded at the end.
+
+    *Shapes*: x (N, D), y (M, D), any floating dtype. *NaN*: stays. *Ties*: equal rows are at 0. *Determinism*: one
+    order of additions. *Memory*: the result nine times.
+    """
+    a, a_zero = _scaled(x, metric)
+    b, b_zero = _scaled(y, metric)
+    return _squared(a, b).masked_fill_(a_zero[:, None] | b_zero, 2.0)
 
 
 def _scaled(rows: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -242,7 +249,7 @@ def _scaled(rows: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     wide = rows.to(torch.float64)
     wide = torch.nn.functional.pad(wide, (0, -wide.shape[1] % 8))
     zero = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
-    if metric not in _ANGULAR:
+    if metric not in ANGULAR:
         return wide, zero
     square = _squared(wide, wide.new_zeros(1, wide.shape[1]))
     zero = square[:, 0] == 0
@@ -307,10 +314,10 @@ def _check(
     if check_finite:
         for name, value in (("x", first), ("y", second))[: 1 if second is first else 2]:
             check.finite(_OP, name, value)
-            _check_length(name, value)
+            check_length(_OP, name, value)
 
 
-def _check_length(name: str, value: Tensor) -> None:
+def check_length(op: str, name: str, value: Tensor) -> None:
     """Only float64 holds rows so long that the square of a distance is not a float64."""
     if value.dtype != torch.float64 or value.numel() == 0 or not check.has_values(value):
         return

@@ -125,7 +125,9 @@ def k_reciprocal(
     if not checks.native(_LIBRARY, query):
         settings.pop("limit")
         return _headed(reference(query, gallery, **settings), top)
-    return _final(op, [sparse.encode_features(query, gallery, op=op, **settings)], top, memory_limit, progress)
+    return _final(
+        op, [sparse.encode_features(query, gallery, op=op, **settings)], top, memory_limit, progress
+    )
 
 
 def k_reciprocal_from_distances(
