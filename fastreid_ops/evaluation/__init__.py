@@ -3,6 +3,7 @@
 model, no file format but the result's own JSON."""
 
 from fastreid_ops.evaluation.evaluate import Labels, evaluate, evaluate_trials, ranked_lists
+from fastreid_ops.evaluation.features import RankedList, evaluate_features, ranked_lists_from_features
 from fastreid_ops.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from fastreid_ops.evaluation.result import Result
 from fastreid_ops.evaluation.trials import Trials
@@ -11,10 +12,13 @@ __all__ = [
     "PROTOCOLS",
     "Labels",
     "Protocol",
+    "RankedList",
     "Result",
     "Trials",
     "evaluate",
+    "evaluate_features",
     "evaluate_trials",
     "protocol",
     "ranked_lists",
+    "ranked_lists_from_features",
 ]
