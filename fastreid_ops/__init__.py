@@ -16,14 +16,42 @@ from fastreid_ops._version import __version__
 if TYPE_CHECKING:
     from fastreid_ops.ops.distance import pairwise_distance
     from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
+    from fastreid_ops.ops.rerank import (
+        Nearest,
+        SparseDistances,
+        gnn_rerank,
+        jaccard,
+        k_reciprocal,
+        k_reciprocal_ensemble,
+        k_reciprocal_from_distances,
+    )
 
-__all__ = ["RankMetrics", "__version__", "pairwise_distance", "rank_metrics"]
+__all__ = [
+    "Nearest",
+    "RankMetrics",
+    "SparseDistances",
+    "__version__",
+    "gnn_rerank",
+    "jaccard",
+    "k_reciprocal",
+    "k_reciprocal_ensemble",
+    "k_reciprocal_from_distances",
+    "pairwise_distance",
+    "rank_metrics",
+]
 
 # Public name -> the module that holds it (PEP 562).
 _LAZY = {
     "pairwise_distance": "fastreid_ops.ops.distance",
     "RankMetrics": "fastreid_ops.ops.ranking",
     "rank_metrics": "fastreid_ops.ops.ranking",
+    "Nearest": "fastreid_ops.ops.rerank",
+    "SparseDistances": "fastreid_ops.ops.rerank",
+    "gnn_rerank": "fastreid_ops.ops.rerank",
+    "jaccard": "fastreid_ops.ops.rerank",
+    "k_reciprocal": "fastreid_ops.ops.rerank",
+    "k_reciprocal_ensemble": "fastreid_ops.ops.rerank",
+    "k_reciprocal_from_distances": "fastreid_ops.ops.rerank",
 }
 
 

@@ -96,7 +96,9 @@ def blended(
     own = _weighted(distance[:queries], power, variant)[:, queries:]
     if not variant.normalised:
         own = own * raw
-    return jaccard * (1 - lambda_value) + own.float() * lambda_value
+    rest = torch.tensor(1 - lambda_value, dtype=torch.float32)
+    part = _rounded(jaccard * _rounded(rest, variant.half_jaccard), variant.half_jaccard)
+    return part + own.float() * lambda_value
 
 
 def reference(

@@ -15,6 +15,7 @@ from torch import Tensor
 from fastreid_ops import _library
 from fastreid_ops.ops import _rerank_blocks as blocks
 from fastreid_ops.ops import _rerank_checks as checks
+from fastreid_ops.ops import _rerank_fakes as fakes
 from fastreid_ops.ops import _rerank_graph as graph
 from fastreid_ops.ops import _rerank_reference as plain
 from fastreid_ops.ops import _rerank_sparse as sparse
@@ -328,3 +329,7 @@ def _compressed(dense: Tensor) -> SparseDistances:
     kept = dense < 1
     begin = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
     return SparseDistances(begin, kept.nonzero()[:, 1], dense[kept])
+
+
+if _LIBRARY.native:
+    fakes.register()
