@@ -82,7 +82,8 @@ struct SmallestLists {
       high = entries[e] > high ? entries[e] : high;
     }
     while (low < high) {
-      const int64_t middle = low + static_cast<int64_t>((static_cast<uint64_t>(high) - static_cast<uint64_t>(low)) / 2);
+      const int64_t middle =
+          low + static_cast<int64_t>((static_cast<uint64_t>(high) - static_cast<uint64_t>(low)) / 2);
       int64_t at_most = 0;
       for (int64_t e = 0; e < n; ++e) at_most += entries[e] <= middle;
       if (at_most < k) {
@@ -249,8 +250,8 @@ const Loose* read_row(const RerankMatrix& m, int64_t i, int64_t first, int64_t l
 }
 
 // One tile of lists, one for each of the columns [first, last) of m; indices start at `base`.
-void select_down(const RerankMatrix& m, int64_t rows, int64_t first, int64_t last, int64_t base, float* buffer,
-                 SmallestLists& lists, int32_t* largest) {
+void select_down(const RerankMatrix& m, int64_t rows, int64_t first, int64_t last, int64_t base,
+                 float* buffer, SmallestLists& lists, int32_t* largest) {
   for (int64_t i = 0; i < rows; i += kRowsAtOnce) {
     const Loose* row[kRowsAtOnce];
     const int64_t count = smaller(kRowsAtOnce, rows - i);
@@ -284,7 +285,8 @@ void select(const RerankMatrices* matrices, int64_t first, int64_t last, int64_t
         }
       }
     } else {
-      select_down(matrices->query_gallery, queries, begin - queries, end - queries, 0, buffer, lists, largest);
+      select_down(matrices->query_gallery, queries, begin - queries, end - queries, 0, buffer, lists,
+                  largest);
       select_down(matrices->gallery_gallery, gallery, begin - queries, end - queries, queries, buffer, lists,
                   largest);
     }
@@ -293,8 +295,10 @@ void select(const RerankMatrices* matrices, int64_t first, int64_t last, int64_t
       farthest[point] = __builtin_bit_cast(float, largest[l]);
       // Fewer than k only where NaN came in, which the caller refuses by `farthest`.
       for (int64_t e = 0; e < k; ++e) {
-        index[point * k + e] = e < n ? SmallestLists::index(lists.entry[l * lists.capacity + e]) : static_cast<int32_t>(point);
-        distance[point * k + e] = e < n ? __builtin_bit_cast(float, SmallestLists::key(lists.entry[l * lists.capacity + e])) : 0;
+        index[point * k + e] =
+            e < n ? SmallestLists::index(lists.entry[l * lists.capacity + e]) : static_cast<int32_t>(point);
+        distance[point * k + e] =
+            e < n ? __builtin_bit_cast(float, SmallestLists::key(lists.entry[l * lists.capacity + e])) : 0;
       }
     }
   }

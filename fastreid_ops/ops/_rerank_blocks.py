@@ -102,7 +102,9 @@ def _rows(op: str, limit: int | None, used: int, gallery: int, blocks: int = 1) 
     row = 4 * gallery * blocks
     if limit is None:
         return max(1, BLOCK_BYTES // row)
-    formula = f"{used} for the sparse encoding (8 bytes for each of its entries, twice) and {row} for one row of G"
+    formula = (
+        f"{used} for the sparse encoding (8 bytes for each of its entries, twice) and {row} for one row of G"
+    )
     within(op, limit, used + row, formula)
     return (limit - used) // row
 

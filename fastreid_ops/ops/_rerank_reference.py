@@ -62,7 +62,7 @@ def encoding(distance: Tensor, *, k1: int, k2: int, power: int, variant: Variant
         columns = torch.tensor(sorted(kept), dtype=torch.int64)
         v[i, columns] = torch.softmax(-w[i, columns], 0).float()
     v = _rounded(v, variant.half_weights)
-    if averaged == 1:
+    if k2 == 1:
         return v
     total = torch.zeros_like(v)
     for n in range(averaged):
@@ -88,7 +88,15 @@ def jaccard_distances(rows: Tensor, others: Tensor, variant: Variant) -> Tensor:
 
 
 def blended(
-    distance: Tensor, queries: int, *, k1: int, k2: int, lambda_value: float, power: int, variant: Variant, raw: float
+    distance: Tensor,
+    queries: int,
+    *,
+    k1: int,
+    k2: int,
+    lambda_value: float,
+    power: int,
+    variant: Variant,
+    raw: float,
 ) -> Tensor:
     """Final distances (Q, G) from all distances (N, N); ``raw`` makes them what an un-normalised blend takes."""
     v = encoding(distance, k1=k1, k2=k2, power=power, variant=variant)

@@ -146,7 +146,9 @@ def list_bytes(points: int, depth: int, item: int, entries: int) -> int:
     return points * (depth * item + 20 * entries + 8)
 
 
-LIST_FORMULA = "N * (D * size of an element + 20 * max(k1 + 1, k2) + 8) for the rows and their neighbour lists"
+LIST_FORMULA = (
+    "N * (D * size of an element + 20 * max(k1 + 1, k2) + 8) for the rows and their neighbour lists"
+)
 
 
 def encode(
@@ -177,12 +179,13 @@ def encode(
         variant.power,
         variant.half_weights,
     )
-    return expanded(Sparse(*rows), index, averaged, variant), farthest
+    return expanded(Sparse(*rows), index, k2, averaged, variant), farthest
 
 
-def expanded(rows: Sparse, index: Tensor, averaged: int, variant: Variant) -> Sparse:
-    """Local query expansion: the mean of V over each point's first neighbours."""
-    if averaged == 1:
+def expanded(rows: Sparse, index: Tensor, k2: int, averaged: int, variant: Variant) -> Sparse:
+    """Local query expansion: the mean of V over each point's first neighbours (one of which may be all there is, and
+    a copy of the point)."""
+    if k2 == 1:
         return rows
     first = index[:, :averaged].contiguous()
     return Sparse(*torch.ops.fastreid.rerank_merge(*rows, first, None, averaged, variant.half_expanded))
@@ -238,7 +241,9 @@ def encode_matrices(
     queries, points = len(query_gallery), len(query_gallery) + len(gallery_gallery)
     entries, averaged = listed(k1, k2, rule, points)
     wanted = max(entries, averaged)
-    within(op, limit, list_bytes(points, 0, 0, wanted), "N * (20 * max(k1 + 1, k2) + 8) for the neighbour lists")
+    within(
+        op, limit, list_bytes(points, 0, 0, wanted), "N * (20 * max(k1 + 1, k2) + 8) for the neighbour lists"
+    )
     index, distance, farthest = torch.ops.fastreid.rerank_select(*matrices, wanted)
     if not bool(farthest.isfinite().all()):
         for name, matrix in zip(("query_gallery", "query_query", "gallery_gallery"), matrices, strict=True):
@@ -254,7 +259,7 @@ def encode_matrices(
         2,
         rule.half_weights,
     )
-    rows = expanded(Sparse(*rows), index, averaged, rule)
+    rows = expanded(Sparse(*rows), index, k2, averaged, rule)
     divisor = farthest[:queries].contiguous() if rule.normalised else None
     inverted = invert(rows, queries, points, points)
     return Encoded(rows, inverted, Matrix(matrices[0]), divisor, 2, rule, lambda_value)

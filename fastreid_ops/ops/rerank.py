@@ -126,7 +126,9 @@ def k_reciprocal(
     if not checks.native(_LIBRARY, query):
         settings.pop("limit")
         return _headed(reference(query, gallery, **settings), top)
-    return _final(op, [sparse.encode_features(query, gallery, op=op, **settings)], top, memory_limit, progress)
+    return _final(
+        op, [sparse.encode_features(query, gallery, op=op, **settings)], top, memory_limit, progress
+    )
 
 
 def k_reciprocal_from_distances(
@@ -255,7 +257,7 @@ def jaccard(
     op = "jaccard"
     settings = checks.settings(op, k1, k2, 0.0, variant, "euclidean", memory_limit, progress)
     checks.rows(op, x)
-    points, rule = x.shape[0], sparse.VARIANTS[variant]
+    rule = sparse.VARIANTS[variant]
     if not checks.native(_LIBRARY, x):
         dense = plain.reference_jaccard(x, k1=k1, k2=k2, variant=variant)
         return _compressed(dense)
