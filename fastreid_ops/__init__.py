@@ -18,11 +18,25 @@ if TYPE_CHECKING:
     from fastreid_ops.ops.feature_ranking import rank_features
     from fastreid_ops.ops.nearest import Nearest, nearest
     from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
+    from fastreid_ops.ops.rerank import (
+        SparseDistances,
+        gnn_rerank,
+        jaccard,
+        k_reciprocal,
+        k_reciprocal_ensemble,
+        k_reciprocal_from_distances,
+    )
 
 __all__ = [
     "Nearest",
     "RankMetrics",
+    "SparseDistances",
     "__version__",
+    "gnn_rerank",
+    "jaccard",
+    "k_reciprocal",
+    "k_reciprocal_ensemble",
+    "k_reciprocal_from_distances",
     "nearest",
     "pairwise_distance",
     "rank_features",
@@ -37,6 +51,12 @@ _LAZY = {
     "RankMetrics": "fastreid_ops.ops.ranking",
     "rank_features": "fastreid_ops.ops.feature_ranking",
     "rank_metrics": "fastreid_ops.ops.ranking",
+    "SparseDistances": "fastreid_ops.ops.rerank",
+    "gnn_rerank": "fastreid_ops.ops.rerank",
+    "jaccard": "fastreid_ops.ops.rerank",
+    "k_reciprocal": "fastreid_ops.ops.rerank",
+    "k_reciprocal_ensemble": "fastreid_ops.ops.rerank",
+    "k_reciprocal_from_distances": "fastreid_ops.ops.rerank",
 }
 
 

@@ -27,8 +27,8 @@ int64_t add_rows(const int32_t* a_column, const float* a_value, int64_t a_size, 
   return n;
 }
 
-int64_t merge(const RerankMerge* merge, int64_t first, int64_t last, void* scratch, int32_t* column, float* value,
-              int64_t* counts) {
+int64_t merge(const RerankMerge* merge, int64_t first, int64_t last, void* scratch, int32_t* column,
+              float* value, int64_t* counts) {
   const RerankSparse& source = merge->source;
   const int64_t terms = merge->terms;
   int64_t total = 0;
@@ -44,8 +44,8 @@ int64_t merge(const RerankMerge* merge, int64_t first, int64_t last, void* scrat
     for (int64_t t = 0; t < terms; ++t) {
       const int64_t begin = source.begin[index[t]], end = source.begin[index[t] + int64_t{1}];
       const float weight = merge->weight ? merge->weight[r * terms + t] : 1.0f;
-      n = add_rows(columns[from], values[from], n, source.column + begin, source.value + begin, end - begin, weight,
-                   columns[1 - from], values[1 - from]);
+      n = add_rows(columns[from], values[from], n, source.column + begin, source.value + begin, end - begin,
+                   weight, columns[1 - from], values[1 - from]);
       from = 1 - from;
     }
     int64_t kept = 0;
@@ -85,7 +85,7 @@ void fill_columns(const RerankSparse* rows, int64_t row_begin, int64_t row_end, 
 
 }  // namespace
 
-extern const RerankKernels rerank_kernels = {select_bytes, select,       reciprocal, encode,  merge,
+extern const RerankKernels rerank_kernels = {select_bytes,  select,       reciprocal, encode,  merge,
                                              count_columns, fill_columns, blend,      overlap, head};
 
 }  // namespace fastreid::FASTREID_ISA

@@ -38,8 +38,7 @@ struct Overlaps {
         const float before = sum[g];
         touched[n] = static_cast<int32_t>(g);
         n += before == 0;
-        const float part =
-            kOverlap == RerankOverlap::product ? own * theirs : (own < theirs ? own : theirs);
+        const float part = kOverlap == RerankOverlap::product ? own * theirs : (own < theirs ? own : theirs);
         const float after = before + part;
         sum[g] = kHalf ? half_rounded(after) : after;
         n -= before == 0 && sum[g] == 0;
@@ -60,8 +59,8 @@ struct Overlaps {
 };
 
 inline float jaccard(float minima, bool half, bool clamp) {
-  const float distance = half ? half_rounded(1 - half_rounded(minima / half_rounded(2 - minima)))
-                              : 1 - minima / (2 - minima);
+  const float distance =
+      half ? half_rounded(1 - half_rounded(minima / half_rounded(2 - minima))) : 1 - minima / (2 - minima);
   return clamp && distance < 0 ? 0 : distance;
 }
 
@@ -95,7 +94,8 @@ struct Blending {
   }
 };
 
-void blend(const RerankQueries* queries, const RerankBlend* blend, int64_t first, int64_t last, void* scratch) {
+void blend(const RerankQueries* queries, const RerankBlend* blend, int64_t first, int64_t last,
+           void* scratch) {
   Overlaps overlaps(scratch, queries->gallery);
   for (int64_t q = first; q < last; ++q) {
     const float* const distance = blend->distance + q * blend->stride;

@@ -19,9 +19,9 @@ inline double exponential(double x) {
   constexpr double kPerLn2 = 1.4426950408889634, kHigh = 0x1.62e42fee00000p-1, kLow = 0x1.a39ef35793c76p-33;
   const int64_t n = static_cast<int64_t>(x * kPerLn2 - 0.5);
   const double r = (x - static_cast<double>(n) * kHigh) - static_cast<double>(n) * kLow;
-  constexpr double kInverse[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880,
-                                 1.0 / 40320,      1.0 / 5040,      1.0 / 720,      1.0 / 120,     1.0 / 24,
-                                 1.0 / 6,          0.5,             1.0,            1.0};
+  constexpr double kInverse[] = {
+      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+      1.0 / 720,        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
   double sum = kInverse[0];
   for (int i = 1; i < 14; ++i) sum = sum * r + kInverse[i];
   return sum * __builtin_bit_cast(double, (n + 1023) << 52);
@@ -90,8 +90,8 @@ void sort_columns(int32_t* column, int64_t n) {
 
 // R*(i): the mutual neighbours, and the half sets of those more than two thirds of whose half set are among them
 // (tested against the mutual neighbours alone, not against what has been added). Unsorted; returns their number.
-int64_t expanded_set(const RerankLists& lists, const RerankSets& sets, int64_t i, int32_t* marks, int32_t mark,
-                     int32_t* column) {
+int64_t expanded_set(const RerankLists& lists, const RerankSets& sets, int64_t i, int32_t* marks,
+                     int32_t mark, int32_t* column) {
   const int32_t* own = sets.whole + i * lists.listed;
   const int64_t size = sets.whole_count[i];
   int64_t n = size;

@@ -40,124 +40,106 @@ inline uint32_t lanes_below(VecI a, VecI b) {
 #endif
 }
 
-// Buffers that keep every key that may be among its list's k smallest. Entries come in ascending index order, so of
-// equal keys the first ones are the right ones, and a key that equals the threshold is too late.
+// Buffers that keep every key that may be among its list's k smallest: (key << 32 | index), so that their order as
+// integers is the order (key, index). Entries come in ascending index order, so a key that equals the threshold is
+// too late.
 struct SmallestLists {
-  int32_t* key;  // (lists, capacity)
-  int32_t* index;
+  int64_t* entry;      // (lists, capacity)
   int32_t* count;      // (lists,)
   int32_t* threshold;  // (lists,) only smaller keys are of interest
   int64_t k;
   int64_t capacity;
 
-  static int64_t capacity_for(int64_t k) { return round_up(k + larger(k, 40), 16); }
+  static int64_t capacity_for(int64_t k) { return round_up(3 * k, 16); }
   static int64_t bytes(int64_t lists, int64_t k) { return round_up(lists, 16) * (capacity_for(k) + 1) * 8; }
 
   SmallestLists(void* memory, int64_t lists, int64_t k_) : k(k_), capacity(capacity_for(k_)) {
     const int64_t padded = round_up(lists, 16);
-    key = static_cast<int32_t*>(memory);
-    index = key + padded * capacity;
-    count = index + padded * capacity;
+    entry = static_cast<int64_t*>(memory);
+    count = reinterpret_cast<int32_t*>(entry + padded * capacity);
     threshold = count + padded;
     // Keys are below kMagnitude: that is how a NaN looks.
     for (int64_t l = 0; l < padded; ++l) count[l] = 0, threshold[l] = kMagnitude;
   }
 
+  static int32_t key(int64_t entry) { return static_cast<int32_t>(entry >> 32); }
+  static int32_t index(int64_t entry) { return static_cast<int32_t>(entry & 0xffffffff); }
+
   void push(int64_t list, int32_t value, int32_t at) {
-    const int64_t slot = list * capacity + count[list]++;
-    key[slot] = value;
-    index[slot] = at;
-    if (count[list] == capacity) compact(list);
+    entry[list * capacity + count[list]++] = static_cast<int64_t>(value) * (int64_t{1} << 32) + at;
+    if (count[list] == capacity) compact(list, k / 2);
   }
 
-  // The k-th smallest key, by bisection on its bits: at most 32 counts, whatever comes.
-  int32_t kth(const int32_t* keys, int64_t n) const {
-    int32_t low = keys[0], high = keys[0];
-    for (int64_t e = 1; e < n; ++e) {
-      low = keys[e] < low ? keys[e] : low;
-      high = keys[e] > high ? keys[e] : high;
-    }
-    while (low < high) {
-      const int64_t sum = int64_t{low} + high;
-      const int32_t middle = static_cast<int32_t>(sum >= 0 ? sum / 2 : -((1 - sum) / 2));  // rounds down
-      int32_t at_most = 0;
-      for (int64_t e = 0; e < n; ++e) at_most += keys[e] <= middle;
-      if (at_most >= k) {
-        high = middle;
-      } else {
-        low = middle + 1;
-      }
-    }
-    return low;
-  }
-
-  void compact(int64_t list) {
-    int32_t* const keys = key + list * capacity;
-    int32_t* const indices = index + list * capacity;
+  // Keeps the k smallest, and at most `slack` more: bisection between the least and the largest entry, at most 64
+  // counts and with slack few, whatever comes.
+  void compact(int64_t list, int64_t slack) {
+    int64_t* const entries = entry + list * capacity;
     const int64_t n = count[list];
     if (n < k) return;
-    const int32_t limit = kth(keys, n);
-    int64_t equal = k;
-    for (int64_t e = 0; e < n; ++e) equal -= keys[e] < limit;
-    int32_t kept = 0;
-    for (int64_t e = 0; e < n; ++e) {
-      const int32_t value = keys[e], at = indices[e];
-      keys[kept] = value;
-      indices[kept] = at;
-      const bool keep = value < limit || (value == limit && equal > 0);
-      equal -= value == limit;
-      kept += keep;
+    int64_t low = entries[0], high = entries[0];
+    for (int64_t e = 1; e < n; ++e) {
+      low = entries[e] < low ? entries[e] : low;
+      high = entries[e] > high ? entries[e] : high;
     }
-    count[list] = kept;
-    threshold[list] = limit;
+    while (low < high) {
+      const int64_t middle =
+          low + static_cast<int64_t>((static_cast<uint64_t>(high) - static_cast<uint64_t>(low)) / 2);
+      int64_t at_most = 0;
+      for (int64_t e = 0; e < n; ++e) at_most += entries[e] <= middle;
+      if (at_most < k) {
+        low = middle + 1;
+      } else {
+        high = middle;
+        if (at_most <= k + slack) break;
+      }
+    }
+    int64_t kept = 0;
+    for (int64_t e = 0; e < n; ++e) {
+      const int64_t held = entries[e];
+      entries[kept] = held;
+      kept += held <= high;
+    }
+    count[list] = static_cast<int32_t>(kept);
+    // k entries have keys up to that of `high`; what comes later with the same key has a larger index than they.
+    threshold[list] = key(high);
   }
 
   // What is left, in the order (key, index).
   int64_t finish(int64_t list) {
-    compact(list);
-    int32_t* const keys = key + list * capacity;
-    int32_t* const indices = index + list * capacity;
+    compact(list, 0);
+    int64_t* const entries = entry + list * capacity;
     const int64_t n = count[list];
     if (n > 64) {
-      heap_sort(keys, indices, n);
+      heap_sort(entries, n);
       return n;
     }
     for (int64_t e = 1; e < n; ++e) {
-      const int32_t value = keys[e], at = indices[e];
+      const int64_t held = entries[e];
       int64_t place = e;
-      for (; place > 0 && keys[place - 1] > value; --place) {
-        keys[place] = keys[place - 1];
-        indices[place] = indices[place - 1];
-      }
-      keys[place] = value;
-      indices[place] = at;
+      for (; place > 0 && entries[place - 1] > held; --place) entries[place] = entries[place - 1];
+      entries[place] = held;
     }
     return n;
   }
 
  private:
-  static void swap(int32_t* a, int32_t* b) {
-    const int32_t held = *a;
-    *a = *b;
-    *b = held;
-  }
-
-  static void sift_down(int32_t* keys, int32_t* indices, int64_t root, int64_t size) {
-    const auto less = [&](int64_t a, int64_t b) {
-      return keys[a] < keys[b] || (keys[a] == keys[b] && indices[a] < indices[b]);
-    };
+  static void sift_down(int64_t* entries, int64_t root, int64_t size) {
+    const int64_t held = entries[root];
     for (int64_t child = 2 * root + 1; child < size; root = child, child = 2 * root + 1) {
-      if (child + 1 < size && less(child, child + 1)) ++child;
-      if (!less(root, child)) return;
-      swap(keys + root, keys + child), swap(indices + root, indices + child);
+      if (child + 1 < size && entries[child] < entries[child + 1]) ++child;
+      if (entries[child] <= held) break;
+      entries[root] = entries[child];
+      entries[child] = held;
     }
   }
 
-  static void heap_sort(int32_t* keys, int32_t* indices, int64_t n) {
-    for (int64_t root = n / 2 - 1; root >= 0; --root) sift_down(keys, indices, root, n);
+  static void heap_sort(int64_t* entries, int64_t n) {
+    for (int64_t root = n / 2 - 1; root >= 0; --root) sift_down(entries, root, n);
     for (int64_t last = n - 1; last > 0; --last) {
-      swap(keys, keys + last), swap(indices, indices + last);
-      sift_down(keys, indices, 0, last);
+      const int64_t held = entries[last];
+      entries[last] = entries[0];
+      entries[0] = held;
+      sift_down(entries, 0, last);
     }
   }
 };
@@ -224,10 +206,12 @@ void select_columns(const Loose* const* row, int64_t rows, int64_t columns, int3
       LooseI* const top = reinterpret_cast<LooseI*>(largest + c);
       const VecI before = *top;
       *top = before < high ? high : before;
-      for (uint32_t hits = lanes_below(low, *reinterpret_cast<const LooseI*>(lists.threshold + c)); hits != 0;
-           hits &= hits - 1) {
-        const int64_t list = c + __builtin_ctz(hits);
-        for (int64_t r = 0; r < kRowsAtOnce; ++r) {
+      const VecI threshold = *reinterpret_cast<const LooseI*>(lists.threshold + c);
+      if (!lanes_below(low, threshold)) continue;
+      for (int64_t r = 0; r < kRowsAtOnce; ++r) {
+        const VecI key = keys_of<true>(*reinterpret_cast<const LooseI*>(row[r] + c));
+        for (uint32_t hits = lanes_below(key, threshold); hits != 0; hits &= hits - 1) {
+          const int64_t list = c + __builtin_ctz(hits);
           const int32_t value = row[r][list] & kMagnitude;
           if (value < lists.threshold[list]) lists.push(list, value, first + static_cast<int32_t>(r));
         }
@@ -266,8 +250,8 @@ const Loose* read_row(const RerankMatrix& m, int64_t i, int64_t first, int64_t l
 }
 
 // One tile of lists, one for each of the columns [first, last) of m; indices start at `base`.
-void select_down(const RerankMatrix& m, int64_t rows, int64_t first, int64_t last, int64_t base, float* buffer,
-                 SmallestLists& lists, int32_t* largest) {
+void select_down(const RerankMatrix& m, int64_t rows, int64_t first, int64_t last, int64_t base,
+                 float* buffer, SmallestLists& lists, int32_t* largest) {
   for (int64_t i = 0; i < rows; i += kRowsAtOnce) {
     const Loose* row[kRowsAtOnce];
     const int64_t count = smaller(kRowsAtOnce, rows - i);
@@ -301,7 +285,8 @@ void select(const RerankMatrices* matrices, int64_t first, int64_t last, int64_t
         }
       }
     } else {
-      select_down(matrices->query_gallery, queries, begin - queries, end - queries, 0, buffer, lists, largest);
+      select_down(matrices->query_gallery, queries, begin - queries, end - queries, 0, buffer, lists,
+                  largest);
       select_down(matrices->gallery_gallery, gallery, begin - queries, end - queries, queries, buffer, lists,
                   largest);
     }
@@ -310,8 +295,10 @@ void select(const RerankMatrices* matrices, int64_t first, int64_t last, int64_t
       farthest[point] = __builtin_bit_cast(float, largest[l]);
       // Fewer than k only where NaN came in, which the caller refuses by `farthest`.
       for (int64_t e = 0; e < k; ++e) {
-        index[point * k + e] = e < n ? lists.index[l * lists.capacity + e] : static_cast<int32_t>(point);
-        distance[point * k + e] = e < n ? __builtin_bit_cast(float, lists.key[l * lists.capacity + e]) : 0;
+        index[point * k + e] =
+            e < n ? SmallestLists::index(lists.entry[l * lists.capacity + e]) : static_cast<int32_t>(point);
+        distance[point * k + e] =
+            e < n ? __builtin_bit_cast(float, SmallestLists::key(lists.entry[l * lists.capacity + e])) : 0;
       }
     }
   }
@@ -324,8 +311,9 @@ void head(const float* values, int64_t stride, int64_t first, int64_t last, int6
     select_row<false>(reinterpret_cast<const Loose*>(values + r * stride), columns, 0, list, 0, -kMagnitude);
     const int64_t n = list.finish(0);
     for (int64_t e = 0; e < k; ++e) {
-      index[r * k + e] = e < n ? list.index[e] : -1;
-      value[r * k + e] = e < n ? values[r * stride + list.index[e]] : __builtin_nanf("");
+      const int64_t at = e < n ? SmallestLists::index(list.entry[e]) : -1;
+      index[r * k + e] = at;
+      value[r * k + e] = at < 0 ? __builtin_nanf("") : values[r * stride + at];
     }
   }
 }

@@ -34,8 +34,8 @@ inline Tensor rerank_empty(const Tensor& like, const std::vector<int64_t>& shape
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
   AtenTensorHandle handle;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                         strides.data(), dtype, device, like.get_device_index(),
-                                                         &handle));
+                                                         strides.data(), dtype, device,
+                                                         like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -53,24 +53,26 @@ inline void rerank_check(const char* argument, const Tensor& tensor, const Tenso
                  "a contiguous tensor of its dtype and shape (" + sizes + ") on the device of the others");
 }
 
-inline RerankMatrix rerank_matrix(const char* argument, const Tensor& tensor, const Tensor& like, int64_t rows,
-                                  int64_t columns) {
-  const bool right = tensor.is_cpu() == like.is_cpu() && tensor.get_device_index() == like.get_device_index() &&
-                     tensor.dim() == 2 && tensor.size(0) == rows && tensor.size(1) == columns;
+inline RerankMatrix rerank_matrix(const char* argument, const Tensor& tensor, const Tensor& like,
+                                  int64_t rows, int64_t columns) {
+  const bool right = tensor.is_cpu() == like.is_cpu() &&
+                     tensor.get_device_index() == like.get_device_index() && tensor.dim() == 2 &&
+                     tensor.size(0) == rows && tensor.size(1) == columns;
   FASTREID_CHECK(right, kRerankOp, argument, "another tensor", "a matrix of shape " + shown({rows, columns}));
   return {tensor.const_data_ptr(), dtype_of(kRerankOp, argument, tensor), tensor.stride(0), tensor.stride(1)};
 }
 
 inline RerankMatrices rerank_matrices(const Tensor& query_gallery, const Tensor& query_query,
                                       const Tensor& gallery_gallery) {
-  FASTREID_CHECK(query_gallery.dim() == 2, kRerankOp, "query_gallery", shown(query_gallery.dim()) + " dimensions",
-                 "2");
+  FASTREID_CHECK(query_gallery.dim() == 2, kRerankOp, "query_gallery",
+                 shown(query_gallery.dim()) + " dimensions", "2");
   const int64_t queries = query_gallery.size(0), gallery = query_gallery.size(1);
   FASTREID_CHECK(queries + gallery <= kRerankPoints, kRerankOp, "query_gallery", shown({queries, gallery}),
                  "at most 2^30 points");
   return {rerank_matrix("query_gallery", query_gallery, query_gallery, queries, gallery),
           rerank_matrix("query_query", query_query, query_gallery, queries, queries),
-          rerank_matrix("gallery_gallery", gallery_gallery, query_gallery, gallery, gallery), queries, gallery};
+          rerank_matrix("gallery_gallery", gallery_gallery, query_gallery, gallery, gallery), queries,
+          gallery};
 }
 
 // begin (rows + 1,), column and value of its last number. That the numbers themselves are in order is checked on the
@@ -118,14 +120,19 @@ struct RerankEncodeCall {
                    const std::optional<Tensor>& x, const std::optional<Tensor>& inverse,
                    const std::optional<Tensor>& query_gallery, const std::optional<Tensor>& query_query,
                    const std::optional<Tensor>& gallery_gallery, int64_t half, int64_t power) {
-    FASTREID_CHECK(index.dim() == 2 && index.size(1) >= 1, kRerankOp, "index", shown(index.dim()) + " dimensions",
-                   "(points, listed)");
+    FASTREID_CHECK(index.dim() == 2 && index.size(1) >= 1, kRerankOp, "index",
+                   shown(index.dim()) + " dimensions", "(points, listed)");
     const int64_t points = index.size(0), listed = index.size(1);
     FASTREID_CHECK(points <= kRerankPoints, kRerankOp, "index", shown(points), "at most 2^30 points");
     FASTREID_CHECK(1 <= half && half <= listed, kRerankOp, "half", shown(half), "1 to " + shown(listed));
     rerank_check("distance", distance, index, ScalarType::Double, {points, listed});
-    lists = {rerank_index(index, index, points, points), distance.const_data_ptr<double>(), nullptr, points, listed,
-             half, rerank_power(power)};
+    lists = {rerank_index(index, index, points, points),
+             distance.const_data_ptr<double>(),
+             nullptr,
+             points,
+             listed,
+             half,
+             rerank_power(power)};
     if (farthest) {
       rerank_check("farthest", *farthest, index, ScalarType::Double, {points});
       lists.farthest = farthest->const_data_ptr<double>();
@@ -156,8 +163,9 @@ struct RerankEncodeCall {
 };
 
 // The arguments that rerank_blend and rerank_overlap share.
-inline RerankQueries rerank_queries(const SparseTensors& rows, const SparseTensors& inverted, int64_t first_row,
-                                    int64_t count, int64_t gallery, int64_t overlap, bool half, bool clamp) {
+inline RerankQueries rerank_queries(const SparseTensors& rows, const SparseTensors& inverted,
+                                    int64_t first_row, int64_t count, int64_t gallery, int64_t overlap,
+                                    bool half, bool clamp) {
   const int64_t points = std::get<0>(rows).size(0) - 1;
   FASTREID_CHECK(0 <= first_row && 0 <= count && first_row + count <= points, kRerankOp, "first_row",
                  shown(first_row), "rows that there are");
@@ -167,8 +175,13 @@ inline RerankQueries rerank_queries(const SparseTensors& rows, const SparseTenso
   const auto sparse = [](const SparseTensors& t, int64_t columns) {
     return rerank_sparse(std::get<0>(t), std::get<1>(t), std::get<2>(t), columns);
   };
-  return {sparse(rows, std::get<0>(inverted).size(0) - 1), sparse(inverted, gallery), first_row, gallery,
-          static_cast<RerankOverlap>(overlap), half, clamp};
+  return {sparse(rows, std::get<0>(inverted).size(0) - 1),
+          sparse(inverted, gallery),
+          first_row,
+          gallery,
+          static_cast<RerankOverlap>(overlap),
+          half,
+          clamp};
 }
 
 inline RerankBlend rerank_blending(const Tensor& result, const Tensor& distance,
@@ -176,8 +189,8 @@ inline RerankBlend rerank_blending(const Tensor& result, const Tensor& distance,
   rerank_check("result", result, result, ScalarType::Float, {-1, -1});
   const int64_t rows = result.size(0), gallery = result.size(1);
   const RerankMatrix from = rerank_matrix("distance", distance, result, rows, gallery);
-  FASTREID_CHECK(from.dtype == Dtype::float32 && (from.column_stride == 1 || gallery <= 1), kRerankOp, "distance",
-                 "another dtype or layout", "float32 with rows in one piece");
+  FASTREID_CHECK(from.dtype == Dtype::float32 && (from.column_stride == 1 || gallery <= 1), kRerankOp,
+                 "distance", "another dtype or layout", "float32 with rows in one piece");
   if (divisor) rerank_check("divisor", *divisor, result, ScalarType::Double, {rows});
   return {static_cast<const float*>(from.data),
           from.row_stride,

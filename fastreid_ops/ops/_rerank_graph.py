@@ -49,7 +49,7 @@ def propagated(
     column = index[:, :joined].sort(dim=1).values.to(torch.int32).flatten()
     begin = torch.arange(points + 1, device=x.device) * joined
     rows = Sparse(begin, column, torch.ones(points * joined, device=x.device))
-    if averaged > 1:
+    if k2 > 1:
         first = index[:, :averaged].to(torch.int32).contiguous()
         for _ in range(2):
             rows = Sparse(*torch.ops.fastreid.rerank_merge(*_symmetric(rows), first, weight, 1.0, False))

@@ -62,7 +62,7 @@ def encoding(distance: Tensor, *, k1: int, k2: int, power: int, variant: Variant
         columns = torch.tensor(sorted(kept), dtype=torch.int64)
         v[i, columns] = torch.softmax(-w[i, columns], 0).float()
     v = _rounded(v, variant.half_weights)
-    if averaged == 1:
+    if k2 == 1:
         return v
     total = torch.zeros_like(v)
     for n in range(averaged):
@@ -104,7 +104,9 @@ def blended(
     own = _weighted(distance[:queries], power, variant)[:, queries:]
     if not variant.normalised:
         own = own * raw
-    return jaccard * (1 - lambda_value) + own.float() * lambda_value
+    rest = torch.tensor(1 - lambda_value, dtype=torch.float32)
+    part = _rounded(jaccard * _rounded(rest, variant.half_jaccard), variant.half_jaccard)
+    return part + own.float() * lambda_value
 
 
 def reference(

@@ -179,12 +179,13 @@ def encode(
         variant.power,
         variant.half_weights,
     )
-    return expanded(Sparse(*rows), index, averaged, variant), farthest
+    return expanded(Sparse(*rows), index, k2, averaged, variant), farthest
 
 
-def expanded(rows: Sparse, index: Tensor, averaged: int, variant: Variant) -> Sparse:
-    """Local query expansion: the mean of V over each point's first neighbours."""
-    if averaged == 1:
+def expanded(rows: Sparse, index: Tensor, k2: int, averaged: int, variant: Variant) -> Sparse:
+    """Local query expansion: the mean of V over each point's first neighbours (one of which may be all there is, and
+    a copy of the point)."""
+    if k2 == 1:
         return rows
     first = index[:, :averaged].contiguous()
     return Sparse(*torch.ops.fastreid.rerank_merge(*rows, first, None, averaged, variant.half_expanded))
@@ -258,7 +259,7 @@ def encode_matrices(
         2,
         rule.half_weights,
     )
-    rows = expanded(Sparse(*rows), index, averaged, rule)
+    rows = expanded(Sparse(*rows), index, k2, averaged, rule)
     divisor = farthest[:queries].contiguous() if rule.normalised else None
     inverted = invert(rows, queries, points, points)
     return Encoded(rows, inverted, Matrix(matrices[0]), divisor, 2, rule, lambda_value)

@@ -15,10 +15,12 @@ from torch import Tensor
 from fastreid_ops import _library
 from fastreid_ops.ops import _rerank_blocks as blocks
 from fastreid_ops.ops import _rerank_checks as checks
+from fastreid_ops.ops import _rerank_fakes as fakes
 from fastreid_ops.ops import _rerank_graph as graph
 from fastreid_ops.ops import _rerank_reference as plain
 from fastreid_ops.ops import _rerank_sparse as sparse
 from fastreid_ops.ops._rerank_reference import reference as reference
+from fastreid_ops.ops.nearest import Nearest
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -27,18 +29,6 @@ VARIANTS = tuple(sparse.VARIANTS)
 METRICS = sparse.METRICS
 
 _LIBRARY = _library.load()
-
-
-class Nearest(NamedTuple):
-    """The first ``top`` entries of each query's gallery, ordered by (final distance, gallery index).
-
-    Attributes:
-        distances: (Q, top) float32.
-        indices: (Q, top) int64.
-    """
-
-    distances: Tensor
-    indices: Tensor
 
 
 class SparseDistances(NamedTuple):
@@ -256,7 +246,7 @@ def jaccard(
     op = "jaccard"
     settings = checks.settings(op, k1, k2, 0.0, variant, "euclidean", memory_limit, progress)
     checks.rows(op, x)
-    points, rule = x.shape[0], sparse.VARIANTS[variant]
+    rule = sparse.VARIANTS[variant]
     if not checks.native(_LIBRARY, x):
         dense = plain.reference_jaccard(x, k1=k1, k2=k2, variant=variant)
         return _compressed(dense)
@@ -330,3 +320,7 @@ def _compressed(dense: Tensor) -> SparseDistances:
     kept = dense < 1
     begin = torch.cat([torch.zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)])
     return SparseDistances(begin, kept.nonzero()[:, 1], dense[kept])
+
+
+if _LIBRARY.native:
+    fakes.register()

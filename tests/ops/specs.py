@@ -4,5 +4,6 @@
 import spec_distance
 import spec_nearest
 import spec_ranking
+import spec_rerank
 
-SPECS = [spec_distance.SPEC, spec_nearest.SPEC, spec_ranking.SPEC]
+SPECS = [spec_distance.SPEC, spec_nearest.SPEC, spec_ranking.SPEC, *spec_rerank.SPECS]
