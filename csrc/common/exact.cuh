@@ -54,8 +54,8 @@ __device__ __forceinline__ double exact_inverse(double square) {
 }
 
 template <bool kScaled, class S>
-__device__ __forceinline__ double exact_sum(const S* x, int64_t x_stride, double a, const S* y, int64_t y_stride, double b,
-                            int64_t depth) {
+__device__ __forceinline__ double exact_sum(const S* x, int64_t x_stride, double a, const S* y,
+                                            int64_t y_stride, double b, int64_t depth) {
   double lane = 0;
 #pragma unroll 4
   for (int64_t k = threadIdx.x % kExactLanes; k < depth; k += kExactLanes) {
@@ -72,8 +72,8 @@ __device__ __forceinline__ double exact_sum(const S* x, int64_t x_stride, double
 
 // d2 of row i of x and row j of y. The whole warp calls it, the lanes of a group with the same rows.
 template <class S>
-__device__ __forceinline__ double exact_distance(const ExactRows<S>& x, int64_t i, const ExactRows<S>& y, int64_t j,
-                                 int64_t depth) {
+__device__ __forceinline__ double exact_distance(const ExactRows<S>& x, int64_t i, const ExactRows<S>& y,
+                                                 int64_t j, int64_t depth) {
   const S *from = x.row(i), *to = y.row(j);
   if (!x.inverse) return exact_sum<false>(from, x.column_stride, 1.0, to, y.column_stride, 1.0, depth);
   const double a = x.inverse[i], b = y.inverse[j];
@@ -81,7 +81,7 @@ __device__ __forceinline__ double exact_distance(const ExactRows<S>& x, int64_t 
   return a == 0 || b == 0 ? 2.0 : d2;
 }
 
-// square[i] and, where wanted, inverse[i]; the largest square as bits in *longest (squares are never negative, so
+// square[i] and inverse[i], where wanted; the largest square as bits in *longest (squares are never negative, so
 // that their bits are ordered as they are). A group of lanes for each row.
 constexpr int kMeasureThreads = 256;
 constexpr int kMeasureRows = kMeasureThreads / kExactLanes;
@@ -92,7 +92,7 @@ __global__ void measure_kernel(ExactRows<S> rows, int64_t count, int64_t depth, 
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kMeasureRows + threadIdx.x / kExactLanes;
   const double value = exact_square(rows.row(row < count ? row : 0), rows.column_stride, depth);
   if (row < count && threadIdx.x % kExactLanes == 0) {
-    square[row] = value;
+    if (square) square[row] = value;
     if (inverse) inverse[row] = exact_inverse(value);
   }
   const unsigned long long bits =

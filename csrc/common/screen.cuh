@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Screened search on the device: products of rounded rows, with a bound on what the rounding did. Only for x_cuda.cu.
 //
-// As in screen.h: rows are moved by a common vector, scaled by a common power of two and rounded to bfloat16, and
-// the score s(x, y) = x.y - |y|^2 / 2 is then known to within +-screen_bound(x). The products come from the tensor
-// cores. For the angular metrics a row of zeros is at squared distance 2 from all others, as if it had a direction
+// As in screen.h: rows are moved by a common vector, scaled by a common power of two and rounded, and the score
+// s(x, y) = x.y - |y|^2 / 2 is then known to within +-screen_bound(x). The products come from the tensor cores, of
+// float16: the longest row has a length of about 1, so that the range is enough (what it loses of small elements is
+// in the bound), and an eighth of bfloat16's rounding is left. For the angular metrics a row of zeros is at squared distance 2 from all others, as if it had a direction
 // of its own: one more column says so. (Between two such rows that fails: a row of zeros in x is the caller's.)
 #pragma once
 
@@ -86,10 +87,10 @@ __device__ __forceinline__ double screen_factor(const Frame& frame, bool angular
 // ---- one set of rows, packed ----
 
 struct Screened {
-  __nv_bfloat16* packed;  // (padded to whole tiles, screen_depth())
-  float* half;            // (rows,) |x|^2 / 2
-  float* norm;            // (rows,) at least |x| and |x^|
-  float* error;           // (rows,) at least |x - x^|
+  __half* packed;  // (padded to whole tiles, screen_depth())
+  float* half;     // (rows,) |x|^2 / 2
+  float* norm;     // (rows,) at least |x| and |x^|
+  float* error;    // (rows,) at least |x - x^|
 
   // Columns: one more for the angular metrics, padded with zeros.
   static int64_t depth_of(int64_t depth, bool angular) {
@@ -101,7 +102,7 @@ struct Screened {
   }
   void lay_out(char* memory, int64_t rows, int64_t depth) {
     const int64_t padded = round_up(rows, kTile);
-    packed = reinterpret_cast<__nv_bfloat16*>(memory);
+    packed = reinterpret_cast<__half*>(memory);
     half = reinterpret_cast<float*>(packed + padded * depth);
     norm = half + padded;
     error = norm + padded;
@@ -141,14 +142,12 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
       } else if (real && angular && at == depth && scale == 0) {
         v = factor;
       }
-      uint32_t bits = __float_as_uint(static_cast<float>(v));
-      bits = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;  // nearest, ties to even
-      bits = (bits & 0x7f800000u) == 0 ? 0u : bits;               // no subnormal numbers
-      const double r = static_cast<double>(__uint_as_float(bits));
+      const __half rounded = __float2half_rn(static_cast<float>(v));
+      const double r = as_double(rounded);
       before += v * v;
       after += r * r;
       error += (v - r) * (v - r);
-      word |= bits >> 16 << (16 * half);
+      word |= static_cast<uint32_t>(__half_as_ushort(rounded)) << (16 * half);
     }
     to[k / 2] = word;
   }
@@ -171,13 +170,13 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
 // How far a score may be off, against any row of y. Infinite where float64 itself would not tell distances apart, or
 // float32 cannot hold the rows: then everything is looked at exactly.
 //
-// Tensor cores add 16 products and a sum so far with each addend cut off to within 2^-23 of the largest, hence less
-// than 2^-23 |x^| |y^| for each of depth * 17 / 16 addends; twice that is allowed for.
+// Tensor cores add 16 products and the sum so far with each addend cut off to within 2^-23 of the largest, which is
+// at most |x^| |y^|: so much for each of depth * 17 / 16 addends.
 __device__ __forceinline__ float screen_bound(const Frame& frame, float norm, float error, bool angular,
                                               int64_t packed_depth) {
   const double max_norm = __uint_as_float(*frame.max_norm), max_error = __uint_as_float(*frame.max_error);
   const double n = norm, factor = screen_factor(frame, angular);
-  const double gamma = static_cast<double>(packed_depth + 64) * 0x1p-22;
+  const double gamma = (1.25 * static_cast<double>(packed_depth) + 64) * 0x1p-23;
   const double rounding = 0x1p-21 * (max_norm + n) * (max_norm + n),
                far = static_cast<double>(packed_depth) * 0x1p-126;
   const double b = error * max_norm + n * max_error + gamma * n * max_norm + rounding + far;
@@ -187,24 +186,23 @@ __device__ __forceinline__ float screen_bound(const Frame& frame, float norm, fl
 // ---- tiles: product[i][j] = x^_i . y^_j ----
 
 // One lot of both sides into shared memory: rows of 64 bytes, in four pieces each.
-__device__ __forceinline__ void load_tile(__nv_bfloat16* to, const __nv_bfloat16* x, const __nv_bfloat16* y,
-                                          int64_t depth) {
+__device__ __forceinline__ void load_tile(__half* to, const __half* x, const __half* y, int64_t depth) {
   constexpr int kPiece = 8, kPieces = kTileDepth / kPiece;
 #pragma unroll
   for (int i = 0; i < 2 * kTile * kPieces / kTileThreads; ++i) {
     const int piece = static_cast<int>(threadIdx.x) + i * kTileThreads;
     const int row = piece / kPieces, k = piece % kPieces * kPiece;
-    const __nv_bfloat16* from = row < kTile ? x + row * depth : y + (row - kTile) * depth;
-    __pipeline_memcpy_async(to + row * kTileStride + k, from + k, kPiece * sizeof(__nv_bfloat16));
+    const __half* from = row < kTile ? x + row * depth : y + (row - kTile) * depth;
+    __pipeline_memcpy_async(to + row * kTileStride + k, from + k, kPiece * sizeof(__half));
   }
 }
 
 // Block (column tile, row tile). x, y: packed rows, whole tiles of them. product: (rows, columns) of a chunk.
-__global__ __launch_bounds__(kTileThreads) void tile_kernel(const __nv_bfloat16* x, const __nv_bfloat16* y,
-                                                            int64_t depth, float* product, int64_t columns) {
+__global__ __launch_bounds__(kTileThreads) void tile_kernel(const __half* x, const __half* y, int64_t depth,
+                                                            float* product, int64_t columns) {
   namespace wmma = nvcuda::wmma;
   constexpr int kM = 4, kN = 2;  // fragments of a warp
-  __nv_bfloat16* const shared = dynamic_shared<__nv_bfloat16>();
+  __half* const shared = dynamic_shared<__half>();
   x += blockIdx.y * kTile * depth;
   y += blockIdx.x * kTile * depth;
   const int steps = static_cast<int>(depth / kTileDepth);
@@ -227,12 +225,12 @@ __global__ __launch_bounds__(kTileThreads) void tile_kernel(const __nv_bfloat16*
     if (next < steps)
       load_tile(shared + next % kTileStages * kLot, x + next * kTileDepth, y + next * kTileDepth, depth);
     __pipeline_commit();
-    const __nv_bfloat16* const a_lot = shared + step % kTileStages * kLot + row * kTileStride;
-    const __nv_bfloat16* const b_lot = shared + step % kTileStages * kLot + (kTile + column) * kTileStride;
+    const __half* const a_lot = shared + step % kTileStages * kLot + row * kTileStride;
+    const __half* const b_lot = shared + step % kTileStages * kLot + (kTile + column) * kTileStride;
 #pragma unroll
     for (int k = 0; k < kTileDepth; k += 16) {
-      wmma::fragment<wmma::matrix_a, 16, 16, 16, __nv_bfloat16, wmma::row_major> a[kM];
-      wmma::fragment<wmma::matrix_b, 16, 16, 16, __nv_bfloat16, wmma::col_major> b[kN];
+      wmma::fragment<wmma::matrix_a, 16, 16, 16, __half, wmma::row_major> a[kM];
+      wmma::fragment<wmma::matrix_b, 16, 16, 16, __half, wmma::col_major> b[kN];
 #pragma unroll
       for (int n = 0; n < kN; ++n)
         wmma::load_matrix_sync(b[n], b_lot + n * 16 * kTileStride + k, kTileStride);

@@ -170,7 +170,8 @@ __device__ __forceinline__ void sort_ascending(double* value, int32_t* index, in
 // Offers each thread's kSelectItems scores, of columns first, first + kSelectThreads and so on. room(buffer) is called when they do not fit; it leaves the buffer with no
 // more than capacity - kSelectStep entries.
 template <class Room>
-__device__ __forceinline__ void offer(Buffer& buffer, const float* score, int32_t first, unsigned offered, Room room) {
+__device__ __forceinline__ void offer(Buffer& buffer, const float* score, int32_t first, unsigned offered,
+                                      Room room) {
   __shared__ int next;
   for (;;) {
     unsigned wanted = 0;

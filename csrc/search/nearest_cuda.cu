@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA kernels of nearest.h: products of a slab of x and a chunk of y at a time (common/screen.cuh), from which a block
 // for each row picks what may still be among the k nearest (common/topk.cuh); at the end of a slab that is measured
-// exactly and sorted.
+// exactly and sorted. For a few rows of x nothing is packed, and the place of products is taken by exact distances.
 #include "search/nearest.h"
 
 #include "common/screen.cuh"
@@ -14,12 +14,18 @@ namespace {
 // have several slabs and chunks.
 #ifdef FASTREID_EMULATION
 constexpr int64_t kSlabBytes = 1;
-constexpr int64_t kProducts = 2 * kTile * kTile;
+constexpr int64_t kProducts = int64_t{1} << 24;
+constexpr int64_t kChunkColumns = 2 * kTile;
 #else
 constexpr int64_t kSlabBytes = int64_t{64} << 20;
 constexpr int64_t kProducts = int64_t{1} << 24;
+constexpr int64_t kChunkColumns = kProducts;
 #endif
 constexpr int64_t kSlabRows = 4096;
+constexpr int64_t kDirect =
+    8;  // fewer rows of x than this are compared exactly with all of y, which reads y once
+constexpr int kDirectThreads = 256;
+constexpr int kDirectColumns = kDirectThreads / kExactLanes;
 constexpr int64_t kFarCapacity = 64 + kSelectStep;
 constexpr int kSharedEntries = 1024;  // as many are sorted in shared memory, more where they lie
 constexpr int kSelectGroups = kSelectThreads / kExactLanes;
@@ -28,7 +34,7 @@ constexpr int kSelectGroups = kSelectThreads / kExactLanes;
 template <class S>
 struct Search {
   ExactRows<S> x, y;
-  Screened packed_x;  // of the slab
+  Screened packed_x;  // of the slab; null where direct, and the products are then -d2
   Screened packed_y;
   Frame frame;
   Candidates near, far;
@@ -36,17 +42,19 @@ struct Search {
   int64_t product_columns;
   int64_t first_row;
   int64_t first_column, columns;  // of the chunk
-  int64_t depth, packed_depth, y_rows;
+  int64_t depth, packed_depth;
   bool exclude_self;
   double* squared;
   int64_t* index;
   double* farthest;
+
+  __device__ bool direct() const { return packed_y.packed == nullptr; }
 };
 
 // The exact values of all entries in place of their scores. away: negated, so that the largest come first.
 template <class S>
-__device__ __forceinline__ void measure_entries(const Search<S>& s, int64_t row, double* value, const int32_t* index,
-                                int count, bool away) {
+__device__ __forceinline__ void measure_entries(const Search<S>& s, int64_t row, double* value,
+                                                const int32_t* index, int count, bool away) {
   const int group = threadIdx.x / kExactLanes;
   for (int first = 0; first < count; first += kSelectGroups) {
     const int e = first + group;
@@ -59,14 +67,16 @@ __device__ __forceinline__ void measure_entries(const Search<S>& s, int64_t row,
 // Makes room in a buffer. Where too many entries lie within the bound of the k-th, measures them exactly and keeps
 // the k best.
 template <class S>
-__device__ __forceinline__ void make_room(const Search<S>& s, int64_t row, float bound, bool away, Buffer& buffer) {
+__device__ __forceinline__ void make_room(const Search<S>& s, int64_t row, float bound, bool away,
+                                          Buffer& buffer) {
   compact(buffer, bound);
   if (buffer.count <= buffer.capacity - kSelectStep) return;
   measure_entries(s, row, buffer.value, buffer.index, buffer.count, away);
   sort_ascending(buffer.value, buffer.index, buffer.count);
   const int kept = static_cast<int>(smaller(buffer.count, buffer.k));
-  const double factor = screen_factor(s.frame, s.x.inverse != nullptr);
-  const double half = s.packed_x.half[row - s.first_row], scale = factor * factor / 2;
+  const double factor = s.direct() ? 1 : screen_factor(s.frame, s.x.inverse != nullptr);
+  const double half = s.direct() ? 0 : s.packed_x.half[row - s.first_row];
+  const double scale = s.direct() ? 1 : factor * factor / 2;
   const double worst = buffer.value[kept - 1];
   __syncthreads();
   for (int e = threadIdx.x; e < kept; e += kSelectThreads) {
@@ -81,8 +91,20 @@ __device__ __forceinline__ void make_room(const Search<S>& s, int64_t row, float
 
 template <class S>
 __device__ __forceinline__ float bound_of(const Search<S>& s, int64_t r) {
+  if (s.direct()) return 0;  // rounding to float32 keeps the order, and equal scores are looked at exactly
   return screen_bound(s.frame, s.packed_x.norm[r], s.packed_x.error[r], s.x.inverse != nullptr,
                       s.packed_depth);
+}
+
+// Direct: the scores of a chunk, for all rows of x. A group of lanes for each row of y.
+template <class S>
+__global__ void direct_kernel(Search<S> s, int64_t x_rows, float* score) {
+  const int64_t c = static_cast<int64_t>(blockIdx.x) * kDirectColumns + threadIdx.x / kExactLanes;
+  for (int64_t i = 0; i < x_rows; ++i) {
+    const double d2 = exact_distance(s.x, i, s.y, s.first_column + (c < s.columns ? c : 0), s.depth);
+    if (c < s.columns && threadIdx.x % kExactLanes == 0)
+      score[i * s.product_columns + c] = static_cast<float>(-d2);
+  }
 }
 
 // Offers the chunk's columns to row blockIdx.x of the slab.
@@ -102,7 +124,7 @@ __global__ void select_kernel(Search<S> s) {
       const int64_t c = first + i * kSelectThreads + threadIdx.x, j = s.first_column + c;
       score[i] = 0;
       if (c >= s.columns) continue;
-      score[i] = product[c] - s.packed_y.half[j];
+      score[i] = s.direct() ? product[c] : product[c] - s.packed_y.half[j];
       offered |= 1u << i;
       if (j == row) self |= 1u << i;
     }
@@ -163,52 +185,57 @@ __global__ __launch_bounds__(kSelectThreads) void finish_kernel(Search<S> s) {
 
 // ---- the host's part ----
 
+bool direct(const NearestProblem& p) { return !p.same && p.x_rows < kDirect; }
+
+// Parts of equal size, no larger than `most`, in whole tiles.
+int64_t even(int64_t total, int64_t most) { return round_up(ceil_div(total, ceil_div(total, most)), kTile); }
+
 // What lives where, from sizes alone.
 struct Plan {
-  int64_t packed_depth, near_capacity, far_capacity;
-  int64_t slab_rows, chunk_columns;  // whole tiles
+  int64_t packed_depth, slab_rows, chunk_columns;
   Frame frame;
-  Screened x, y;
-  double *x_square, *x_inverse, *y_square, *y_inverse;
+  Screened x{}, y{};
+  double *x_square = nullptr, *x_inverse = nullptr, *y_square = nullptr, *y_inverse = nullptr;
   Candidates near, far;
   float* product;
   int64_t bytes;
 
   Plan(const NearestProblem& p, bool farthest, void* scratch) {
     packed_depth = Screened::depth_of(p.depth, p.angular);
-    near_capacity = Candidates::capacity_for(p.k, p.y_rows);
-    far_capacity = farthest ? round_up(smaller(p.y_rows, kFarCapacity), 2) : 0;
-    const int64_t x_padded = round_up(p.x_rows, kTile), y_padded = round_up(p.y_rows, kTile);
-    const int64_t row_bytes = Candidates::row_bytes(near_capacity) + Candidates::row_bytes(far_capacity);
-    const int64_t most = larger(kSlabBytes / row_bytes / kTile * kTile, kTile);
-    slab_rows = smaller(smaller(most, kSlabRows), x_padded);
-    chunk_columns = smaller(larger(kProducts / slab_rows / kTile * kTile, kTile), y_padded);
-    // Offsets first: the sizes are asked for without memory.
-    char* const begin = reinterpret_cast<char*>(round_up(reinterpret_cast<int64_t>(scratch), kAlignment));
-    char* memory = begin;
+    near.k = p.k;
+    near.capacity = Candidates::capacity_for(p.k, p.y_rows);
+    far.k = 1;
+    far.capacity = farthest ? round_up(smaller(p.y_rows, kFarCapacity), 2) : 0;
+    const int64_t row_bytes = Candidates::row_bytes(near.capacity) + Candidates::row_bytes(far.capacity);
+    const int64_t most = larger(smaller(kSlabBytes / row_bytes, kSlabRows) / kTile * kTile, kTile);
+    slab_rows = direct(p) ? p.x_rows : even(p.x_rows, most);
+    chunk_columns =
+        even(p.y_rows, smaller(larger(kProducts / slab_rows / kTile * kTile, kTile), kChunkColumns));
+
+    // The sizes are asked for without memory: addresses as numbers.
+    const int64_t begin = round_up(reinterpret_cast<int64_t>(scratch), kAlignment);
+    int64_t next = begin;
     const auto take = [&](int64_t n) {
-      char* const at = memory;
-      memory += round_up(n, kAlignment);
+      char* const at = reinterpret_cast<char*>(next);
+      next += round_up(n, kAlignment);
       return at;
     };
+    const auto numbers = [&](int64_t n) { return reinterpret_cast<double*>(take(n * 8)); };
     frame.lay_out(take(Frame::bytes(p.depth)), p.depth);
-    y_square = reinterpret_cast<double*>(take(p.y_rows * 8));
-    y_inverse = p.angular ? reinterpret_cast<double*>(take(p.y_rows * 8)) : nullptr;
-    y.lay_out(take(Screened::bytes(p.y_rows, packed_depth)), p.y_rows, packed_depth);
-    x_square = y_square, x_inverse = y_inverse, x = y;
-    if (!p.same) {
-      x_square = reinterpret_cast<double*>(take(p.x_rows * 8));
-      x_inverse = p.angular ? reinterpret_cast<double*>(take(p.x_rows * 8)) : nullptr;
-      x.lay_out(take(Screened::bytes(slab_rows, packed_depth)), slab_rows, packed_depth);
+    if (p.angular) {
+      y_inverse = numbers(p.y_rows);
+      x_inverse = p.same ? y_inverse : numbers(p.x_rows);
     }
-    near.k = p.k;
-    near.capacity = near_capacity;
-    near.lay_out(take(slab_rows * Candidates::row_bytes(near_capacity)), slab_rows);
-    far.k = 1;
-    far.capacity = far_capacity;
-    far.lay_out(take(slab_rows * Candidates::row_bytes(far_capacity)), slab_rows);
+    if (!direct(p)) {
+      y_square = numbers(p.y_rows);
+      x_square = p.same ? y_square : numbers(p.x_rows);
+      y.lay_out(take(Screened::bytes(p.y_rows, packed_depth)), p.y_rows, packed_depth);
+      if (!p.same) x.lay_out(take(Screened::bytes(slab_rows, packed_depth)), slab_rows, packed_depth);
+    }
+    near.lay_out(take(slab_rows * Candidates::row_bytes(near.capacity)), slab_rows);
+    far.lay_out(take(slab_rows * Candidates::row_bytes(far.capacity)), slab_rows);
     product = reinterpret_cast<float*>(take(slab_rows * chunk_columns * 4));
-    bytes = memory - begin + kAlignment;
+    bytes = next - begin + kAlignment;
   }
 
   static constexpr int64_t kAlignment = 128;
@@ -216,65 +243,85 @@ struct Plan {
 
 dim3 grid(int64_t blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
+// One call's launches. Nothing is launched after the first error.
 template <class S>
-cudaError_t run(const NearestProblem& p, const Plan& plan, const NearestResult& out, cudaStream_t stream) {
-  cudaError_t error = cudaSuccess;
-  // Runs nothing after the first error.
-  const auto then = [&](auto kernel, dim3 blocks, dim3 threads, size_t shared, auto... arguments) {
-    if (error == cudaSuccess) error = launch(kernel, blocks, threads, shared, stream, arguments...);
-  };
-  ExactRows<S> x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride, plan.x_inverse};
-  ExactRows<S> y{static_cast<const S*>(p.y.data), p.y.row_stride, p.y.column_stride, plan.y_inverse};
-  then(frame_kernel, dim3(1), dim3(1), 0, plan.frame);
-  then(measure_kernel<S>, grid(ceil_div(p.y_rows, kMeasureRows)), dim3(kMeasureThreads), 0, y, p.y_rows,
-       p.depth, plan.y_square, plan.y_inverse, plan.frame.longest);
-  if (!p.same)
-    then(measure_kernel<S>, grid(ceil_div(p.x_rows, kMeasureRows)), dim3(kMeasureThreads), 0, x, p.x_rows,
-         p.depth, plan.x_square, plan.x_inverse, plan.frame.longest);
-  then(centre_kernel<S>, grid(ceil_div(p.depth, kCentreColumns)), dim3(kCentreColumns, kCentreGroups), 0, y,
-       p.y_rows, p.depth, plan.frame.centre);
-  then(pack_kernel<S>, grid(round_up(p.y_rows, kTile) / kPackRows), dim3(kPackThreads), 0, y, int64_t{0},
-       p.y_rows, p.depth, plan.packed_depth, plan.y_square, plan.frame, true, plan.y);
+class Run {
+ public:
+  Run(const NearestProblem& problem, const Plan& memory, const NearestResult& result, void* on)
+      : p(problem), plan(memory), stream(static_cast<cudaStream_t>(on)) {
+    s.x = {static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride, plan.x_inverse};
+    s.y = {static_cast<const S*>(p.y.data), p.y.row_stride, p.y.column_stride, plan.y_inverse};
+    s.packed_y = plan.y;
+    s.frame = plan.frame;
+    s.near = plan.near, s.far = plan.far;
+    s.product = plan.product, s.product_columns = plan.chunk_columns;
+    s.depth = p.depth, s.packed_depth = plan.packed_depth;
+    s.exclude_self = p.exclude_self;
+    s.squared = result.squared, s.index = result.index, s.farthest = result.farthest;
+  }
 
-  for (int64_t row = 0; row < p.x_rows; row += plan.slab_rows) {
-    const int64_t rows = smaller(plan.slab_rows, p.x_rows - row), tiles = ceil_div(rows, kTile);
-    Search<S> s{x,
-                y,
-                plan.x,
-                plan.y,
-                plan.frame,
-                plan.near,
-                plan.far,
-                plan.product,
-                plan.chunk_columns,
-                row,
-                0,
-                0,
-                p.depth,
-                plan.packed_depth,
-                p.y_rows,
-                p.exclude_self,
-                out.squared,
-                out.index,
-                out.farthest};
-    if (p.same) {
-      s.packed_x = plan.y.from(row, plan.packed_depth);
-    } else {
-      then(pack_kernel<S>, grid(tiles * kTile / kPackRows), dim3(kPackThreads), 0, x, row, rows, p.depth,
-           plan.packed_depth, plan.x_square, plan.frame, false, plan.x);
+  cudaError_t all() {
+    prepare();
+    for (int64_t row = 0; row < p.x_rows; row += plan.slab_rows)
+      slab(row, smaller(plan.slab_rows, p.x_rows - row));
+    return error;
+  }
+
+ private:
+  template <class Kernel, class... Arguments>
+  void then(Kernel kernel, dim3 blocks, dim3 threads, size_t shared, Arguments... arguments) {
+    if (error == cudaSuccess) error = launch(kernel, blocks, threads, shared, stream, arguments...);
+  }
+
+  void measure(const ExactRows<S>& rows, int64_t count, double* square, double* inverse) {
+    then(measure_kernel<S>, grid(ceil_div(count, kMeasureRows)), dim3(kMeasureThreads), 0, rows, count,
+         p.depth, square, inverse, plan.frame.longest);
+  }
+  void pack(const ExactRows<S>& rows, int64_t first, int64_t count, const double* square, bool largest,
+            const Screened& to) {
+    then(pack_kernel<S>, grid(round_up(count, kTile) / kPackRows), dim3(kPackThreads), 0, rows, first, count,
+         p.depth, plan.packed_depth, square, plan.frame, largest, to);
+  }
+
+  void prepare() {
+    then(frame_kernel, dim3(1), dim3(1), 0, plan.frame);
+    if (p.angular || !direct(p)) {
+      measure(s.y, p.y_rows, plan.y_square, plan.y_inverse);
+      if (!p.same) measure(s.x, p.x_rows, plan.x_square, plan.x_inverse);
     }
+    if (direct(p)) return;
+    then(centre_kernel<S>, grid(ceil_div(p.depth, kCentreColumns)), dim3(kCentreColumns, kCentreGroups), 0,
+         s.y, p.y_rows, p.depth, plan.frame.centre);
+    pack(s.y, 0, p.y_rows, plan.y_square, true, plan.y);
+  }
+
+  void slab(int64_t row, int64_t rows) {
+    s.first_row = row;
+    s.packed_x = p.same ? plan.y.from(row, plan.packed_depth) : plan.x;
+    if (!p.same && !direct(p)) pack(s.x, row, rows, plan.x_square, false, plan.x);
     for (int64_t column = 0; column < p.y_rows; column += plan.chunk_columns) {
       s.first_column = column;
       s.columns = smaller(plan.chunk_columns, p.y_rows - column);
-      const dim3 blocks(static_cast<unsigned>(ceil_div(s.columns, kTile)), static_cast<unsigned>(tiles));
-      then(tile_kernel, blocks, dim3(kTileThreads), size_t{kTileBytes}, s.packed_x.packed,
-           plan.y.packed + column * plan.packed_depth, plan.packed_depth, plan.product, plan.chunk_columns);
+      if (direct(p)) {
+        then(direct_kernel<S>, grid(ceil_div(s.columns, kDirectColumns)), dim3(kDirectThreads), 0, s, rows,
+             plan.product);
+      } else {
+        const dim3 tiles(static_cast<unsigned>(ceil_div(s.columns, kTile)),
+                         static_cast<unsigned>(ceil_div(rows, kTile)));
+        then(tile_kernel, tiles, dim3(kTileThreads), size_t{kTileBytes}, s.packed_x.packed,
+             plan.y.packed + column * plan.packed_depth, plan.packed_depth, plan.product, plan.chunk_columns);
+      }
       then(select_kernel<S>, grid(rows), dim3(kSelectThreads), 0, s);
     }
     then(finish_kernel<S>, grid(rows), dim3(kSelectThreads), 0, s);
   }
-  return error;
-}
+
+  const NearestProblem& p;
+  const Plan& plan;
+  cudaStream_t stream;
+  Search<S> s{};
+  cudaError_t error = cudaSuccess;
+};
 
 }  // namespace
 
@@ -287,16 +334,15 @@ int64_t nearest_scratch(const NearestProblem& problem, bool farthest) {
 int launch_nearest(const NearestProblem& problem, void* scratch, const NearestResult& result, void* stream) {
   if (problem.x_rows == 0) return cudaSuccess;
   const Plan plan(problem, result.farthest != nullptr, scratch);
-  const cudaStream_t on = static_cast<cudaStream_t>(stream);
   switch (problem.dtype) {
     case Dtype::float32:
-      return run<float>(problem, plan, result, on);
+      return Run<float>(problem, plan, result, stream).all();
     case Dtype::float64:
-      return run<double>(problem, plan, result, on);
+      return Run<double>(problem, plan, result, stream).all();
     case Dtype::bfloat16:
-      return run<__nv_bfloat16>(problem, plan, result, on);
+      return Run<__nv_bfloat16>(problem, plan, result, stream).all();
     case Dtype::float16:
-      return run<__half>(problem, plan, result, on);
+      return Run<__half>(problem, plan, result, stream).all();
   }
   return cudaErrorInvalidValue;
 }
