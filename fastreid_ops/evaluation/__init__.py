@@ -6,6 +6,7 @@ from fastreid_ops.evaluation.evaluate import Labels, evaluate, evaluate_trials, 
 from fastreid_ops.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from fastreid_ops.evaluation.result import Result
 from fastreid_ops.evaluation.trials import Trials
+from fastreid_ops.evaluation.verification import Verification, tpr_at_fpr
 
 __all__ = [
     "PROTOCOLS",
@@ -13,8 +14,10 @@ __all__ = [
     "Protocol",
     "Result",
     "Trials",
+    "Verification",
     "evaluate",
     "evaluate_trials",
     "protocol",
     "ranked_lists",
+    "tpr_at_fpr",
 ]
