@@ -4,7 +4,7 @@ what lies beyond a few thresholds instead of sorting every pair."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -85,20 +85,62 @@ def tpr_at_fpr(
     _checks.finite(_OP, "distance", distance)
     sides = _relevance.as_int64(_OP, op_rules, sides)
 
-    def chunks() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        return _chunks(distance.detach(), sides, op_rules)
-
-    parts, impostor = [distance.new_empty(0, dtype=_wide(distance))], 0
-    for values, genuine, other in chunks():
-        parts.append(values[genuine])
-        impostor += int(other.sum())
-    ascending = torch.cat(parts).sort().values
-    if ascending.numel() == 0 or impostor == 0:
-        got = f"{ascending.numel()} genuine and {impostor} impostor pairs"
+    pairs = _Pairs(distance.detach(), sides, op_rules)
+    if pairs.genuine.numel() == 0 or pairs.impostors == 0:
+        got = f"{pairs.genuine.numel()} genuine and {pairs.impostors} impostor pairs"
         raise ValueError(_checks.message(_OP, "distance", got, "at least one of each"))
-    found = (_tar_at_far if convention == "tar_at_far" else _as_fastreid)(ascending, impostor, chunks, asked)
+    found = (_tar_at_far if convention == "tar_at_far" else _as_fastreid)(pairs, asked)
     fpr, tpr = zip(*found, strict=True)
-    return Verification(convention, asked, fpr, tpr, ascending.numel(), impostor)
+    return Verification(convention, asked, fpr, tpr, pairs.genuine.numel(), pairs.impostors)
+
+
+class _Pairs:
+    """The matrix by kinds of pairs. Pairs of one person are few: they are listed; what is left are impostors.
+
+    Attributes:
+        genuine: distances of the kept pairs of one person, ascending.
+        impostors: number of kept pairs of two.
+    """
+
+    def __init__(self, distance: Tensor, sides: _relevance.Sides, rules: _relevance.Rules) -> None:
+        self.distance = distance
+        native = _relevance.native(rules, sides)
+        counts = native.end - native.begin
+        self.offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+        self.row = torch.repeat_interleave(counts)
+        place = torch.arange(self.row.shape[0], device=distance.device)
+        self.column = native.members[place - self.offsets[self.row] + native.begin[self.row]]
+        # Labels pair by pair: what `dropped` says of a query and a gallery, said of two columns.
+        labels = [
+            None if value is None else value[self.row if name.startswith("query") else self.column]
+            for name, value in zip(sides._fields, sides, strict=True)
+        ]
+        kept = ~_relevance.dropped(slice(None), rules, _relevance.Sides(*labels))
+        values = distance[self.row, self.column].to(_wide(distance))
+        self.genuine = values[kept].sort().values
+        self.query_class, self.gone = native.query_class, None
+        self.impostors = distance.shape[0] * distance.shape[1] - self.row.shape[0]
+        if native.excluded is not None:
+            bits = native.excluded.view(torch.uint8)[:, :, None] >> torch.arange(
+                8, dtype=torch.uint8, device=distance.device
+            )
+            self.gone = (bits & 1).bool().flatten(1)[:, : distance.shape[1]]
+            self.impostors -= int(self.gone.sum(1)[self.query_class].sum())
+            self.impostors += int(self.gone[self.query_class[self.row], self.column].sum())
+
+    def chunks(self, fill: float, step: int = 1) -> Iterator[Tensor]:
+        """Distances of all pairs, some rows at a time, every ``step``-th row, with ``fill`` where the pair is no
+        kept pair of two."""
+        queries, gallery = self.distance.shape
+        rows = max(1, _CHUNK // gallery) if step == 1 else 1
+        for first in range(0, queries, max(rows, step)):
+            last = min(first + rows, queries)
+            values = self.distance[first:last].to(_wide(self.distance), copy=True)
+            here = slice(int(self.offsets[first]), int(self.offsets[last]))
+            values[self.row[here] - first, self.column[here]] = fill
+            if self.gone is not None:
+                values.masked_fill_(self.gone[self.query_class[first:last]], fill)
+            yield values.flatten()
 
 
 def _rates(fprs: Sequence[float]) -> tuple[float, ...]:
@@ -116,34 +158,12 @@ def _wide(distance: Tensor) -> torch.dtype:
     return torch.float64 if distance.dtype == torch.float64 else torch.float32
 
 
-def _chunks(
-    distance: Tensor, sides: _relevance.Sides, rules: _relevance.Rules
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Some rows at a time: (distances, which pairs are genuine, which are impostors)."""
-    rows = max(1, _CHUNK // max(distance.shape[1], 1))
-    for first in range(0, distance.shape[0], rows):
-        part = slice(first, first + rows)
-        here = _relevance.Sides(
-            *(
-                None if value is None else (value[part, None] if name.startswith("query") else value)
-                for name, value in zip(sides._fields, sides, strict=True)
-            )
-        )
-        same = here.query_pids == here.gallery_pids
-        kept = ~_relevance.dropped(slice(None), rules, here)
-        yield distance[part].to(_wide(distance)), same & kept, ~same & kept
-
-
-_Chunks = Callable[[], Iterator[tuple[Tensor, Tensor, Tensor]]]
-
-
-def _tar_at_far(
-    ascending: Tensor, impostor: int, chunks: _Chunks, asked: tuple[float, ...]
-) -> list[tuple[float, float]]:
+def _tar_at_far(pairs: _Pairs, asked: tuple[float, ...]) -> list[tuple[float, float]]:
     """The threshold is an impostor's distance, the first one too many; what lies below is accepted."""
+    impostor = pairs.impostors
     allowed = [min(int(rate * impostor), impostor) for rate in asked]
     needed = min(max(allowed) + 1, impostor)
-    nearest = _nearest_impostors(needed, impostor, chunks)
+    nearest = _nearest_impostors(needed, pairs)
     found = []
     for count in allowed:
         if count == impostor:
@@ -151,81 +171,80 @@ def _tar_at_far(
             continue
         threshold = nearest[count]
         accepted = int(torch.searchsorted(nearest, threshold))
-        genuine = int(torch.searchsorted(ascending, threshold))
-        found.append((accepted / impostor, genuine / ascending.numel()))
+        genuine = int(torch.searchsorted(pairs.genuine, threshold))
+        found.append((accepted / impostor, genuine / pairs.genuine.numel()))
     return found
 
 
-def _nearest_impostors(needed: int, impostor: int, chunks: _Chunks) -> Tensor:
-    """The smallest impostor distances in order, at least so many of them: those below a bound that a sample
-    suggests."""
-    sample = torch.cat([values[::64][other[::64]] for values, _, other in chunks()]).sort().values
-    share = 1.5 * needed / impostor
+def _nearest_impostors(needed: int, pairs: _Pairs) -> Tensor:
+    """The smallest impostor distances in order, at least so many of them: those below a bound that some rows
+    suggest."""
+    infinity = float("inf")
+    step = 1 + pairs.distance.shape[0] // 64
+    sample = torch.cat([values[values < infinity] for values in pairs.chunks(infinity, step)]).sort().values
+    share = 1.5 * needed / pairs.impostors
     while True:
         place = int(share * sample.numel()) + 16
-        bound = sample[place].item() if place < sample.numel() else float("inf")
-        below = torch.cat([values[other & (values <= bound)] for values, _, other in chunks()])
+        bound = sample[place].item() if place < sample.numel() else torch.finfo(sample.dtype).max
+        below = torch.cat([values[values <= bound] for values in pairs.chunks(infinity)])
         if below.numel() >= needed:
             return below.sort().values
         share *= 2
 
 
-def _as_fastreid(
-    ascending: Tensor, impostor: int, chunks: _Chunks, asked: tuple[float, ...]
-) -> list[tuple[float, float]]:
+def _as_fastreid(pairs: _Pairs, asked: tuple[float, ...]) -> list[tuple[float, float]]:
     """The points of the curve that matter lie at genuine distances, descending: behind each of them, false positives
     stay the same until the next. Only those near the rates are counted out."""
-    levels, ties = torch.unique_consecutive(ascending.flip(0), return_counts=True)
-    rates = (ties.cumsum(0).to(torch.float64) / ascending.numel()).tolist()
-    ties, found = ties.tolist(), []
-    for rate in asked:
-        middle, reach = sum(value < rate for value in rates), 8
-        while True:
-            first, last = max(0, middle - reach), min(len(rates), middle + reach)
-            kept = _kept_points(levels, ties, first, last, impostor, chunks)
-            low = first == 0 or any(rates[i] <= rate for i, _ in kept)
-            high = last == len(rates) or any(rates[i] >= rate for i, _ in kept)
-            if low and high:
+    levels, ties = torch.unique_consecutive(pairs.genuine.flip(0), return_counts=True)
+    rates = (ties.cumsum(0).to(torch.float64) / pairs.genuine.numel()).tolist()
+    ties, reach = ties.tolist(), 4
+    while True:
+        windows = []
+        for rate in asked:
+            middle = sum(value < rate for value in rates)
+            windows.append(range(max(0, middle - reach), min(len(rates), middle + reach)))
+        kept = _kept_points(levels, ties, sorted({i for window in windows for i in window}), pairs)
+        found = []
+        for rate, window in zip(asked, windows, strict=True):
+            points = [(rates[i], kept[i]) for i in window if i in kept]
+            low = window.start == 0 or any(point[0] <= rate for point in points)
+            high = window.stop == len(rates) or any(point[0] >= rate for point in points)
+            if not (low and high):
                 break
-            reach *= 4
-        points = [(rates[i], tpr) for i, tpr in kept]
-        if first == 0:
-            points.insert(0, (0.0, 0.0))  # roc_curve begins with it
-        found.append(min(points, key=lambda point: abs(point[0] - rate)))
-    return found
+            if window.start == 0:
+                points.insert(0, (0.0, 0.0))  # roc_curve begins with it
+            found.append(min(points, key=lambda point, rate=rate: abs(point[0] - rate)))
+        if len(found) == len(asked):
+            return found
+        reach *= 4
 
 
-def _kept_points(
-    levels: Tensor, ties: list[int], first: int, last: int, impostor: int, chunks: _Chunks
-) -> list[tuple[int, float]]:
-    """(level, tpr) of levels first to last - 1, without the points that roc_curve leaves out: those between two equal
-    steps."""
-    end = min(last + 1, len(ties))
-    at_least, above = _impostors_from(levels[first:end], chunks)
-    kept = []
-    for i in range(first, last):
-        here = i - first
-        tied = at_least[here] - above[here]
-        if i + 1 < len(ties):
-            between = above[here + 1] - at_least[here]
-            equal_step = (ties[i], tied) == (ties[i + 1], at_least[here + 1] - above[here + 1])
-            middle = between == 0 and equal_step and (i > 0 or above[here] > 0)
-        else:
-            middle = False
-        if not middle:
-            kept.append((i, at_least[here] / impostor))
+def _kept_points(levels: Tensor, ties: list[int], wanted: list[int], pairs: _Pairs) -> dict[int, float]:
+    """tpr at these levels, without the points that roc_curve leaves out: those between two equal steps."""
+    last = len(ties) - 1
+    needed = sorted({i for at in wanted for i in (at, min(at + 1, last))})
+    counts = _impostors_from(levels[torch.tensor(needed, device=levels.device)], pairs)
+    at_least, above = (dict(zip(needed, values, strict=True)) for values in counts)
+    kept = {}
+    for i in wanted:
+        step = ties[i], at_least[i] - above[i]
+        starts = i == 0 and above[i] == 0
+        if i < last and not starts and above[i + 1] == at_least[i]:
+            next_step = ties[i + 1], at_least[i + 1] - above[i + 1]
+            if step == next_step:
+                continue
+        kept[i] = at_least[i] / pairs.impostors
     return kept
 
 
-def _impostors_from(levels: Tensor, chunks: _Chunks) -> tuple[list[int], list[int]]:
-    """Impostor pairs at a distance of at least, and of more than, each of these descending levels."""
+def _impostors_from(levels: Tensor, pairs: _Pairs) -> tuple[list[int], list[int]]:
+    """Impostor pairs at a distance of at least, and of more than, each of these levels."""
     infinity = torch.full((), float("inf"), dtype=levels.dtype, device=levels.device)
-    edges = torch.stack([levels, torch.nextafter(levels, infinity)], 1).flatten().sort().values
+    over = torch.nextafter(levels, infinity)
+    edges = torch.cat([levels, over]).unique()
     counts = torch.zeros(edges.numel() + 1, dtype=torch.int64, device=levels.device)
-    for values, _, other in chunks():
+    for values in pairs.chunks(-float("inf")):
         places = torch.bucketize(values, edges, right=True, out_int32=True)
-        counts += torch.bincount(places[other], minlength=counts.numel())
+        counts += torch.bincount(places, minlength=counts.numel())
     beyond = counts.flip(0).cumsum(0).flip(0)[1:]
-    at_least = beyond[torch.searchsorted(edges, levels)]
-    above = beyond[torch.searchsorted(edges, torch.nextafter(levels, infinity))]
-    return at_least.tolist(), above.tolist()
+    return tuple(beyond[torch.searchsorted(edges, edge)].tolist() for edge in (levels, over))
