@@ -15,9 +15,9 @@ from fastreid_ops._version import __version__
 
 if TYPE_CHECKING:
     from fastreid_ops.ops.distance import pairwise_distance
+    from fastreid_ops.ops.nearest import Nearest, nearest
     from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
     from fastreid_ops.ops.rerank import (
-        Nearest,
         SparseDistances,
         gnn_rerank,
         jaccard,
@@ -36,6 +36,7 @@ __all__ = [
     "k_reciprocal",
     "k_reciprocal_ensemble",
     "k_reciprocal_from_distances",
+    "nearest",
     "pairwise_distance",
     "rank_metrics",
 ]
@@ -43,9 +44,10 @@ __all__ = [
 # Public name -> the module that holds it (PEP 562).
 _LAZY = {
     "pairwise_distance": "fastreid_ops.ops.distance",
+    "Nearest": "fastreid_ops.ops.nearest",
+    "nearest": "fastreid_ops.ops.nearest",
     "RankMetrics": "fastreid_ops.ops.ranking",
     "rank_metrics": "fastreid_ops.ops.ranking",
-    "Nearest": "fastreid_ops.ops.rerank",
     "SparseDistances": "fastreid_ops.ops.rerank",
     "gnn_rerank": "fastreid_ops.ops.rerank",
     "jaccard": "fastreid_ops.ops.rerank",

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from fastreid_ops._version import __version__
 
 _PACKAGE = Path(__file__).resolve().parent
-ISA_NAMES = ("baseline", "avx2", "avx512")
+ISA_NAMES = ("baseline", "avx2", "avx512", "avx512_bf16")
 
 
 class LibraryStatus(NamedTuple):
@@ -113,11 +113,11 @@ def status() -> LibraryStatus:
 
     Raises:
         ImportError: torch is not installed.
-        ValueError: the environment variable FASTREID_ISA is none of baseline, avx2, avx512.
+        ValueError: the environment variable FASTREID_ISA is none of baseline, avx2, avx512, avx512_bf16.
     """
     isa = os.environ.get("FASTREID_ISA")
     if isa is not None and isa not in ISA_NAMES:
-        raise ValueError(f"FASTREID_ISA: got {isa!r}, expected baseline, avx2 or avx512")
+        raise ValueError(f"FASTREID_ISA: got {isa!r}, expected baseline, avx2, avx512 or avx512_bf16")
     import torch
 
     running = (torch.__version__, torch.version.cuda)

@@ -8,7 +8,7 @@
 namespace fastreid {
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
 
 Isa detect() {
 #if defined(__x86_64__)
@@ -18,13 +18,14 @@ Isa detect() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) return Isa::avx512_bf16;
   return avx512 ? Isa::avx512 : avx2 ? Isa::avx2 : Isa::baseline;
 #else
   return Isa::baseline;
 #endif
 }
 
-// A name that is none of the three leaves the best set in place; the Python modules refuse to load with it.
+// A name that is none of the four leaves the best set in place; the Python modules refuse to load with it.
 Isa start() {
   Isa cap;
   const char* name = std::getenv("FASTREID_ISA");
@@ -55,7 +56,7 @@ bool set_isa(Isa isa) {
 const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 bool parse_isa(const char* name, Isa* isa) {
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 4; ++i) {
     if (std::strcmp(name, kNames[i]) == 0) {
       *isa = static_cast<Isa>(i);
       return true;

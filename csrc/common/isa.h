@@ -20,21 +20,26 @@
 
 namespace fastreid {
 
-enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2 };
+// avx512_bf16 is avx512 with products of bfloat16 pairs: no kernel file is compiled for it alone, the ops that have
+// such a product ask has_pairs().
+enum class Isa : int { baseline = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
 
 // The widest set that this processor, its operating system and this build support. FASTREID_ISA in the
 // environment does not change it.
 Isa best_isa();
 
-// The set in use: best_isa(), capped by FASTREID_ISA=baseline|avx2|avx512 as it stood when the library was loaded.
+// The set in use: best_isa(), capped by FASTREID_ISA=baseline|avx2|avx512|avx512_bf16 as it stood when the library was loaded.
 Isa active_isa();
 
 // Uses `isa` from now on; false (and no change) where the processor or the build lacks it. Safe to call from
 // any thread.
 bool set_isa(Isa isa);
 
-// "baseline", "avx2", "avx512".
+// "baseline", "avx2", "avx512", "avx512_bf16".
 const char* isa_name(Isa isa);
+
+// active_isa() multiplies pairs of bfloat16.
+static inline bool has_pairs() { return active_isa() == Isa::avx512_bf16; }
 
 // Parses such a name into *isa; false if it is none of them.
 bool parse_isa(const char* name, Isa* isa);
@@ -49,6 +54,7 @@ template <class Table>
 static inline const Table& pick_kernels(const Table& baseline, const Table& avx2, const Table& avx512) {
   switch (active_isa()) {
     case Isa::avx512:
+    case Isa::avx512_bf16:
       return avx512;
     case Isa::avx2:
       return avx2;

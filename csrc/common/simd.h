@@ -67,6 +67,25 @@ inline VecD fma(VecD a, VecD b, VecD c) { return a * b + c; }
 inline VecD square_root(VecD a) { return VecD{__builtin_sqrt(a[0]), __builtin_sqrt(a[1])}; }
 #endif
 
+// Bit i: a[i] >= b[i].
+#if defined(__AVX512F__)
+inline uint32_t at_least(VecF a, VecF b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+#elif defined(__AVX2__)
+inline uint32_t at_least(VecF a, VecF b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
+}
+#elif defined(__x86_64__)
+inline uint32_t at_least(VecF a, VecF b) {
+  return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpge_ps(a, b)));
+}
+#else
+inline uint32_t at_least(VecF a, VecF b) {
+  uint32_t mask = 0;
+  for (int i = 0; i < kLanes<float>; ++i) mask |= static_cast<uint32_t>(a[i] >= b[i]) << i;
+  return mask;
+}
+#endif
+
 // bfloat16 and float16 as they lie in memory. By hand, because compilers before GCC 12 know no half on x86.
 struct BFloat16 {
   uint16_t bits;

@@ -24,7 +24,7 @@ py::object text_or_none(const char* text) {
 fastreid::Isa parse(const std::string& name, const char* where) {
   fastreid::Isa isa;
   if (!fastreid::parse_isa(name.c_str(), &isa)) {
-    throw py::value_error(std::string(where) + ": got '" + name + "', expected baseline, avx2 or avx512");
+    throw py::value_error(std::string(where) + ": got '" + name + "', expected baseline, avx2, avx512 or avx512_bf16");
   }
   return isa;
 }
@@ -43,7 +43,8 @@ PYBIND11_MODULE(_C, m) {
   py::enum_<fastreid::Isa>(m, "Isa")
       .value("baseline", fastreid::Isa::baseline)
       .value("avx2", fastreid::Isa::avx2)
-      .value("avx512", fastreid::Isa::avx512);
+      .value("avx512", fastreid::Isa::avx512)
+      .value("avx512_bf16", fastreid::Isa::avx512_bf16);
   m.def("best_isa", &fastreid::best_isa,
         "The widest instruction set that this processor and this build support.");
   m.def("active_isa", &fastreid::active_isa, "The instruction set the CPU kernels run with.");
@@ -56,5 +57,5 @@ PYBIND11_MODULE(_C, m) {
                                 fastreid::isa_name(fastreid::best_isa()) + "', the best this processor has");
         }
       },
-      py::arg("name"), "Runs the CPU kernels with 'baseline', 'avx2' or 'avx512' from now on.");
+      py::arg("name"), "Runs the CPU kernels with 'baseline', 'avx2', 'avx512' or 'avx512_bf16' from now on.");
 }

@@ -46,7 +46,7 @@ def test_instruction_set_from_the_environment(isa):
 def test_unknown_instruction_set():
     done = run(FASTREID_ISA="sse9")
     assert done.returncode == 1
-    assert "Problem: FASTREID_ISA: got 'sse9', expected baseline, avx2 or avx512" in done.stdout
+    assert "Problem: FASTREID_ISA: got 'sse9', expected baseline, avx2, avx512 or avx512_bf16" in done.stdout
     assert "To mend:  unset FASTREID_ISA" in done.stdout
     assert not done.stderr
 

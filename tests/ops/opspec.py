@@ -17,7 +17,7 @@ from torch import Tensor
 
 Outputs = dict[str, Tensor]
 LAYOUTS = ("contiguous", "transposed", "sliced", "expanded", "offset", "channels_last")
-ISAS = ("baseline", "avx2", "avx512")
+ISAS = ("baseline", "avx2", "avx512", "avx512_bf16")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU kernels of nearest.h, compiled once per instruction set.
+#include "search/nearest.h"
+
+#include "common/exact.h"
+#include "common/screen.h"
+#include "common/sizes.h"
+#include "common/topk.h"
+
+namespace fastreid::FASTREID_ISA {
+namespace {
+
+constexpr int64_t kMeasured = 128;  // rows measured, or finished, per item
+constexpr int64_t kTasks = 64;      // pieces of the sweep wanted where x alone gives fewer
+constexpr int64_t kMinPanels = 8;   // of y, for each of them
+constexpr int64_t kFarCapacity = 64;
+// With fewer rows than this in x nothing is packed: every distance is computed exactly, which reads y once.
+constexpr int64_t kDirect = 8;
+constexpr int64_t kDirectRows = 1024;  // of y, per item of such a sweep
+
+bool direct(const NearestProblem& p) { return !p.same && p.x_rows < kDirect; }
+bool angular(const NearestProblem& p) { return p.angular; }
+
+// The order in memory of everything that lives from phase to phase.
+struct State {
+  Screened x, y;
+  Frame frame;
+  Candidates near, far;
+  float* bound;    // (padded x,) of scores
+  uint8_t* locks;  // one for each panel of x, or row where direct
+  double* best;    // direct: (x_rows, k + kDirectRows) exact values so far, and the same of indices
+  int32_t* best_at;
+  int32_t* best_count;
+  double* best_far;
+
+  // Sets pointers, writes nothing. Returns the bytes used.
+  static int64_t lay_out(const NearestProblem& p, bool farthest, char* memory, State* s) {
+    char* const begin = memory;
+    const int64_t padded = round_up(p.x_rows, kPanel);
+    s->frame.centre = reinterpret_cast<double*>(memory);
+    s->frame.factor = s->frame.max_norm = s->frame.max_error = 0;
+    memory += round_up((p.depth + 4) * 8, 64);
+    s->locks = reinterpret_cast<uint8_t*>(memory);
+    memory += round_up(padded, 64);
+    if (direct(p)) {
+      const int64_t room = p.k + kDirectRows;
+      s->best = reinterpret_cast<double*>(memory);
+      memory += round_up(p.x_rows * room * 8, 64);
+      s->best_at = reinterpret_cast<int32_t*>(memory);
+      memory += round_up(p.x_rows * room * 4, 64);
+      s->best_count = reinterpret_cast<int32_t*>(memory);
+      memory += round_up(p.x_rows * 4, 64);
+      s->best_far = reinterpret_cast<double*>(memory);
+      memory += round_up(p.x_rows * 8, 64);
+      s->x.lay_out(memory, p.x_rows, 0, false, p.angular);
+      memory += Screened::bytes(p.x_rows, 0, false);
+      s->y.lay_out(memory, p.y_rows, 0, false, p.angular);
+      memory += Screened::bytes(p.y_rows, 0, false);
+      return memory - begin;
+    }
+    s->bound = reinterpret_cast<float*>(memory);
+    memory += round_up(padded * 4, 64);
+    s->near.k = p.k;
+    s->near.capacity = Candidates::capacity_for(p.k, p.y_rows);
+    s->near.lay_out(memory, p.x_rows);
+    memory += Candidates::bytes(p.x_rows, padded, s->near.capacity);
+    s->far.k = 1;
+    s->far.capacity = farthest ? kFarCapacity : 0;
+    s->far.lay_out(memory, p.x_rows);
+    memory += Candidates::bytes(p.x_rows, padded, s->far.capacity);
+    s->y.lay_out(memory, p.y_rows, p.depth, p.pairs, p.angular);
+    memory += Screened::bytes(p.y_rows, p.depth, p.pairs);
+    if (p.same) {
+      s->x = s->y;
+    } else {
+      s->x.lay_out(memory, p.x_rows, p.depth, p.pairs, p.angular);
+      memory += Screened::bytes(p.x_rows, p.depth, p.pairs);
+    }
+    return memory - begin;
+  }
+
+  // The frame's numbers live behind the centre, since phases share memory and nothing else.
+  double* numbers(const NearestProblem& p) const { return frame.centre + p.depth; }
+  void save(const NearestProblem& p) const {
+    double* const n = numbers(p);
+    n[0] = frame.factor, n[1] = frame.max_norm, n[2] = frame.max_error;
+  }
+  void restore(const NearestProblem& p) {
+    const double* const n = numbers(p);
+    frame.factor = n[0], frame.max_norm = n[1], frame.max_error = n[2];
+  }
+};
+
+struct Lock {
+  explicit Lock(uint8_t* flag) : flag(flag) {
+    while (__atomic_test_and_set(flag, __ATOMIC_ACQUIRE)) {
+#if defined(__x86_64__)
+      _mm_pause();
+#endif
+    }
+  }
+  ~Lock() { __atomic_clear(flag, __ATOMIC_RELEASE); }
+  Lock(const Lock&) = delete;
+  Lock& operator=(const Lock&) = delete;
+  uint8_t* flag;
+};
+
+// One thread's work on one call.
+template <class S>
+class Run {
+ public:
+  Run(const NearestProblem& problem, const NearestResult& result, State& state, void* workspace)
+      : p(problem),
+        out(result),
+        s(state),
+        x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride},
+        y{static_cast<const S*>(p.y.data), p.y.row_stride, p.y.column_stride} {
+    char* memory = static_cast<char*>(workspace);
+    prepared = reinterpret_cast<double*>(memory);
+    memory += round_up(p.depth * 8, 64);
+    score = reinterpret_cast<float*>(memory);
+    memory += kPanel * kPanel * 4;
+    list.value = reinterpret_cast<double*>(memory);
+    memory += round_up(list_size(p) * 8, 64);
+    list.index = reinterpret_cast<int32_t*>(memory);
+  }
+
+  static int64_t list_size(const NearestProblem& p) {
+    return larger(direct(p) ? kDirectRows : Candidates::capacity_for(p.k, p.y_rows), kFarCapacity);
+  }
+  static int64_t workspace_bytes(const NearestProblem& p) {
+    return round_up(p.depth * 8, 64) + kPanel * kPanel * 4 + round_up(list_size(p) * 12, 64) + 64;
+  }
+
+  void measure(int64_t item) {
+    const int64_t of_y = ceil_div(p.y_rows, kMeasured);
+    if (item < of_y) {
+      s.y.measure(y, p.depth, item * kMeasured, smaller(p.y_rows, (item + 1) * kMeasured));
+    } else {
+      item -= of_y;
+      s.x.measure(x, p.depth, item * kMeasured, smaller(p.x_rows, (item + 1) * kMeasured));
+    }
+  }
+
+  void find_frame() {
+    s.frame.find_centre(y, p.y_rows, p.depth, angular(p));
+    s.frame.find_factor(s.x, s.y, angular(p));
+    s.save(p);
+  }
+
+  void pack(int64_t item) {
+    const int64_t of_y = s.y.padded / kPanel;
+    if (item < of_y) {
+      s.y.pack(y, p.depth, s.frame.centre, s.frame.factor, item, item + 1);
+    } else {
+      s.x.pack(x, p.depth, s.frame.centre, s.frame.factor, item - of_y, item - of_y + 1);
+    }
+  }
+
+  void find_limits() {
+    s.frame.find_largest(s.y);
+    for (int64_t i = 0; i < p.x_rows; ++i) s.bound[i] = s.frame.bound(s.x, i, p.depth);
+    s.save(p);
+  }
+
+  void sweep(int64_t first_panel, int64_t y_begin, int64_t y_end) {
+    const int64_t panels = s.x.padded / kPanel, last_panel = smaller(panels, first_panel + kBlockPanels);
+    for (int64_t j = y_begin; j < y_end; ++j) {
+      for (int64_t i = first_panel; i < last_panel; ++i) {
+        if (p.same && j < i) continue;
+        visit(i, j);
+      }
+    }
+  }
+
+  void direct_sweep(int64_t row, int64_t first, int64_t last) {
+    const double inverse = s.x.inverse ? s.x.inverse[row] : 1.0;
+    exact_prepare(x.row(row), x.column_stride, p.depth, inverse, p.angular, prepared);
+    for (int64_t j = first; j < last; ++j) list.index[j - first] = static_cast<int32_t>(j);
+    exact_distances(prepared, inverse, y, s.y.inverse, p.depth, list.index, last - first, list.value);
+    double far = -1;
+    for (int64_t e = 0; e < last - first; ++e) far = list.value[e] > far ? list.value[e] : far;
+    const int64_t room = p.k + kDirectRows;
+    const Lock lock(s.locks + row);
+    Ordered best = {s.best + row * room, s.best_at + row * room};
+    int64_t n = s.best_count[row];
+    for (int64_t e = 0; e < last - first; ++e) {
+      if (p.exclude_self && list.index[e] == row) continue;
+      best.value[n] = list.value[e];
+      best.index[n++] = list.index[e];
+    }
+    best.select(n, p.k);
+    s.best_count[row] = static_cast<int32_t>(smaller(n, p.k));
+    s.best_far[row] = far > s.best_far[row] ? far : s.best_far[row];
+  }
+
+  void finish(int64_t row) {
+    if (direct(p)) {
+      const int64_t room = p.k + kDirectRows;
+      const Ordered best = {s.best + row * room, s.best_at + row * room};
+      emit(row, best, s.best_count[row]);
+      if (out.farthest) out.farthest[row] = s.best_far[row];
+      return;
+    }
+    s.near.compact(row, s.bound[row]);
+    prepare(row);
+    const int64_t n = measure_exactly(row, s.near);
+    list.select(n, p.k);
+    emit(row, list, smaller(n, p.k));
+    if (out.farthest) {
+      s.far.compact(row, s.bound[row]);
+      const int64_t m = measure_exactly(row, s.far);
+      double far = -1;
+      for (int64_t e = 0; e < m; ++e) far = list.value[e] > far ? list.value[e] : far;
+      out.farthest[row] = m > 0 ? far : __builtin_nan("");
+    }
+  }
+
+ private:
+  // The products of one panel of x with one of y, offered to the rows of x and, where x is y, to those of y.
+  void visit(int64_t i, int64_t j) {
+    const int64_t rows = smaller(kPanel, p.x_rows - i * kPanel),
+                  columns = smaller(kPanel, p.y_rows - j * kPanel);
+    product(s.x.panels + i * s.x.words * kPanel, s.y.panels + j * s.y.words * kPanel, s.x.words,
+            static_cast<int>(rows), p.pairs, score);
+    {
+      const Lock lock(s.locks + i);
+      const float* const half = s.y.half + j * kPanel;
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t row = i * kPanel + r;
+        const Vec<float> near = splat(s.near.threshold[row]);
+        const Vec<float> far = splat(s.far.capacity > 0 ? -s.far.threshold[row] : -kInfinity);
+        for (int v = 0; v < kPanel; v += kLanes<float>) {
+          Vec<float>* const at = reinterpret_cast<Vec<float>*>(score + r * kPanel + v);
+          const Vec<float> value = *at - load(half + v);
+          uint32_t hits = at_least(value, near);
+          uint32_t misses = at_least(far, value);
+          if ((hits | misses) == 0) continue;
+          const uint32_t real = columns - v >= kLanes<float> ? ~0u
+                                : columns > v                ? (1u << (columns - v)) - 1
+                                                             : 0u;
+          alignas(64) float values[kLanes<float>];
+          store(values, value);
+          for (hits &= real; hits != 0; hits &= hits - 1) {
+            const int lane = __builtin_ctz(hits);
+            const int64_t column = j * kPanel + v + lane;
+            if (p.exclude_self && column == row) continue;
+            offer(s.near, row, values[lane], column, false);
+          }
+          for (misses &= real; misses != 0; misses &= misses - 1) {
+            const int lane = __builtin_ctz(misses);
+            offer(s.far, row, -values[lane], j * kPanel + v + lane, true);
+          }
+        }
+      }
+    }
+    if (!p.same || i == j) return;
+    const Lock lock(s.locks + j);
+    const float* const near = s.near.threshold + j * kPanel;
+    const float* const far = s.far.threshold + j * kPanel;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t column = i * kPanel + r;
+      const Vec<float> half = splat(s.x.half[column]);
+      for (int v = 0; v < kPanel; v += kLanes<float>) {
+        const Vec<float> value = load(score + r * kPanel + v) - half;
+        uint32_t hits = at_least(value, load(near + v));
+        uint32_t misses = s.far.capacity > 0 ? at_least(-value, load(far + v)) : 0;
+        if ((hits | misses) == 0) continue;
+        alignas(64) float values[kLanes<float>];
+        store(values, value);
+        for (; hits != 0; hits &= hits - 1) {
+          const int lane = __builtin_ctz(hits);
+          offer(s.near, j * kPanel + v + lane, values[lane], column, false);
+        }
+        for (; misses != 0; misses &= misses - 1) {
+          const int lane = __builtin_ctz(misses);
+          offer(s.far, j * kPanel + v + lane, -values[lane], column, true);
+        }
+      }
+    }
+  }
+
+  void offer(Candidates& to, int64_t row, float value, int64_t column, bool away) {
+    if (!(value >= to.threshold[row])) return;  // it rose while this tile was read
+    if (to.full(row)) {
+      to.compact(row, s.bound[row]);
+      if (to.count[row] > to.capacity - 8) settle(to, row, away);
+      if (!(value >= to.threshold[row])) return;
+    }
+    to.push(row, value, column);
+  }
+
+  // Too many rows lie within the bound of the k-th: measures them exactly and keeps the k best.
+  void settle(Candidates& from, int64_t row, bool away) {
+    prepare(row);
+    const int64_t n = measure_exactly(row, from);
+    if (away)
+      for (int64_t e = 0; e < n; ++e) list.value[e] = -list.value[e];
+    list.select(n, from.k);
+    const int64_t kept = smaller(n, from.k);
+    const double scale = s.frame.factor * s.frame.factor / 2, half = s.x.half[row];
+    float worst = kInfinity;
+    for (int64_t e = 0; e < kept; ++e) {
+      const double d2 = list.value[e] * scale;
+      const float value = static_cast<float>(away ? -(half + d2) : half - d2);
+      from.score[row * from.capacity + e] = value;
+      from.index[row * from.capacity + e] = list.index[e];
+      worst = value < worst ? value : worst;
+    }
+    from.count[row] = static_cast<int32_t>(kept);
+    const float limit = worst - s.bound[row];
+    if (kept == from.k && limit > from.threshold[row]) from.threshold[row] = limit;
+  }
+
+  void prepare(int64_t row) {
+    const double inverse = s.x.inverse ? s.x.inverse[row] : 1.0;
+    exact_prepare(x.row(row), x.column_stride, p.depth, inverse, p.angular, prepared);
+  }
+
+  int64_t measure_exactly(int64_t row, const Candidates& from) {
+    const int64_t n = from.count[row];
+    const int32_t* const index = from.index + row * from.capacity;
+    for (int64_t e = 0; e < n; ++e) list.index[e] = index[e];
+    exact_distances(prepared, s.x.inverse ? s.x.inverse[row] : 1.0, y, s.y.inverse, p.depth, list.index, n,
+                    list.value);
+    return n;
+  }
+
+  void emit(int64_t row, const Ordered& from, int64_t n) {
+    for (int64_t e = 0; e < p.k; ++e) {
+      out.squared[row * p.k + e] = e < n ? from.value[e] : __builtin_nan("");
+      out.index[row * p.k + e] = e < n ? from.index[e] : -1;
+    }
+  }
+
+  const NearestProblem& p;
+  const NearestResult& out;
+  State& s;
+  const ExactRows<S> x, y;
+  double* prepared;  // (depth,) one row of x
+  float* score;      // (kPanel, kPanel)
+  Ordered list;      // candidates measured exactly
+};
+
+// ---- items ----
+
+struct Sweep {
+  int64_t blocks, cuts;  // of x, of y
+  explicit Sweep(const NearestProblem& p) {
+    blocks = ceil_div(ceil_div(p.x_rows, kPanel), kBlockPanels);
+    const int64_t most = ceil_div(ceil_div(p.y_rows, kPanel), kMinPanels);
+    cuts = p.same ? 1 : larger(1, smaller(most, ceil_div(kTasks, larger(blocks, 1))));
+  }
+};
+
+int64_t items(const NearestProblem* p, NearestPhase phase) {
+  const int64_t y_panels = ceil_div(p->y_rows, kPanel), x_panels = ceil_div(p->x_rows, kPanel);
+  switch (phase) {
+    case NearestPhase::measure:
+      // Distances between directions need lengths, and so does the scale of packed rows.
+      if (direct(*p) && !p->angular) return 0;
+      return ceil_div(p->y_rows, kMeasured) + (p->same ? 0 : ceil_div(p->x_rows, kMeasured));
+    case NearestPhase::pack:
+      return direct(*p) ? 0 : y_panels + (p->same ? 0 : x_panels);
+    case NearestPhase::frame:
+    case NearestPhase::limits:
+      return direct(*p) ? 0 : 1;
+    case NearestPhase::sweep:
+      if (direct(*p)) return p->x_rows * ceil_div(p->y_rows, kDirectRows);
+      return Sweep(*p).blocks * Sweep(*p).cuts;
+    case NearestPhase::finish:
+      return ceil_div(p->x_rows, kMeasured);
+    default:
+      return 1;
+  }
+}
+
+void start(const NearestProblem& p, State& s) {
+  for (int64_t i = 0; i < round_up(p.x_rows, kPanel); ++i) s.locks[i] = 0;
+  if (direct(p)) {
+    for (int64_t i = 0; i < p.x_rows; ++i) s.best_count[i] = 0, s.best_far[i] = -1;
+    return;
+  }
+  s.near.clear(p.x_rows, s.x.padded);
+  s.far.clear(p.x_rows, s.x.padded);
+}
+
+template <class S>
+void run_typed(const NearestProblem& p, const NearestResult& result, NearestPhase phase, int64_t first,
+               int64_t last, State& state, void* workspace) {
+  Run<S> run(p, result, state, workspace);
+  const Sweep cut(p);
+  const int64_t y_panels = ceil_div(p.y_rows, kPanel);
+  for (int64_t item = first; item < last; ++item) {
+    switch (phase) {
+      case NearestPhase::start:
+        start(p, state);
+        break;
+      case NearestPhase::measure:
+        run.measure(item);
+        break;
+      case NearestPhase::frame:
+        run.find_frame();
+        break;
+      case NearestPhase::pack:
+        run.pack(item);
+        break;
+      case NearestPhase::limits:
+        run.find_limits();
+        break;
+      case NearestPhase::sweep:
+        if (direct(p)) {
+          const int64_t pieces = ceil_div(p.y_rows, kDirectRows), begin = item % pieces * kDirectRows;
+          run.direct_sweep(item / pieces, begin, smaller(p.y_rows, begin + kDirectRows));
+        } else {
+          const int64_t block = item / cut.cuts, part = item % cut.cuts;
+          const int64_t begin = p.same ? block * kBlockPanels : y_panels * part / cut.cuts;
+          run.sweep(block * kBlockPanels, begin, y_panels * (part + 1) / cut.cuts);
+        }
+        break;
+      case NearestPhase::finish:
+        for (int64_t row = item * kMeasured; row < smaller(p.x_rows, (item + 1) * kMeasured); ++row)
+          run.finish(row);
+        break;
+    }
+  }
+}
+
+void run(const NearestProblem* problem, const NearestResult* result, NearestPhase phase, int64_t first,
+         int64_t last, void* memory, void* workspace) {
+  State state;
+  State::lay_out(*problem, result->farthest != nullptr, static_cast<char*>(memory), &state);
+  if (phase > NearestPhase::frame) state.restore(*problem);
+  switch (problem->dtype) {
+    case Dtype::float32:
+      return run_typed<float>(*problem, *result, phase, first, last, state, workspace);
+    case Dtype::float64:
+      return run_typed<double>(*problem, *result, phase, first, last, state, workspace);
+    case Dtype::bfloat16:
+      return run_typed<BFloat16>(*problem, *result, phase, first, last, state, workspace);
+    case Dtype::float16:
+      return run_typed<Float16>(*problem, *result, phase, first, last, state, workspace);
+  }
+}
+
+int64_t state_bytes(const NearestProblem* problem, bool farthest) {
+  State state;
+  return State::lay_out(*problem, farthest, nullptr, &state);
+}
+
+int64_t workspace_bytes(const NearestProblem* problem, bool) { return Run<float>::workspace_bytes(*problem); }
+
+}  // namespace
+
+extern const NearestKernels nearest_kernels = {state_bytes, workspace_bytes, items, run};
+
+}  // namespace fastreid::FASTREID_ISA
