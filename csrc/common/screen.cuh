@@ -185,17 +185,34 @@ __device__ __forceinline__ float screen_bound(const Frame& frame, float norm, fl
 
 // ---- tiles: product[i][j] = x^_i . y^_j ----
 
-// One lot of both sides into shared memory: rows of 64 bytes, in four pieces each.
-__device__ __forceinline__ void load_tile(__half* to, const __half* x, const __half* y, int64_t depth) {
-  constexpr int kPiece = 8, kPieces = kTileDepth / kPiece;
-#pragma unroll
-  for (int i = 0; i < 2 * kTile * kPieces / kTileThreads; ++i) {
-    const int piece = static_cast<int>(threadIdx.x) + i * kTileThreads;
-    const int row = piece / kPieces, k = piece % kPieces * kPiece;
-    const __half* from = row < kTile ? x + row * depth : y + (row - kTile) * depth;
-    __pipeline_memcpy_async(to + row * kTileStride + k, from + k, kPiece * sizeof(__half));
+// Brings one lot of both sides after the other to shared memory, in pieces of 16 bytes, always the same ones of each
+// row in one thread.
+struct Loader {
+  static constexpr int kPiece = 8, kPieces = kTileDepth / kPiece;  // elements, of a row
+  static constexpr int kRows = kTileThreads / kPieces;             // brought at once
+  const __half* x;
+  const __half* y;
+  int64_t jump;  // kRows further down
+  __half* to;
+
+  __device__ Loader(const __half* x_tile, const __half* y_tile, int64_t depth, __half* shared)
+      : jump(kRows * depth) {
+    const int row = threadIdx.x / kPieces, k = threadIdx.x % kPieces * kPiece;
+    x = x_tile + row * depth + k;
+    y = y_tile + row * depth + k;
+    to = shared + row * kTileStride + k;
   }
-}
+  __device__ void next(int stage) {
+    __half* at = to + stage * (2 * kTile * kTileStride);
+#pragma unroll
+    for (int i = 0; i < kTile / kRows; ++i, at += kRows * kTileStride) {
+      __pipeline_memcpy_async(at, x + i * jump, kPiece * sizeof(__half));
+      __pipeline_memcpy_async(at + kTile * kTileStride, y + i * jump, kPiece * sizeof(__half));
+    }
+    x += kTileDepth;
+    y += kTileDepth;
+  }
+};
 
 // Block (column tile, row tile). x, y: packed rows, whole tiles of them. product: (rows, columns) of a chunk.
 __global__ __launch_bounds__(kTileThreads) void tile_kernel(const __half* x, const __half* y, int64_t depth,
@@ -203,8 +220,7 @@ __global__ __launch_bounds__(kTileThreads) void tile_kernel(const __half* x, con
   namespace wmma = nvcuda::wmma;
   constexpr int kM = 4, kN = 2;  // fragments of a warp
   __half* const shared = dynamic_shared<__half>();
-  x += blockIdx.y * kTile * depth;
-  y += blockIdx.x * kTile * depth;
+  Loader loader(x + blockIdx.y * kTile * depth, y + blockIdx.x * kTile * depth, depth, shared);
   const int steps = static_cast<int>(depth / kTileDepth);
   const int warp = threadIdx.x / kWarpSize, row = warp / 4 * 16 * kM, column = warp % 4 * 16 * kN;
   wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum[kM][kN];
@@ -215,15 +231,14 @@ __global__ __launch_bounds__(kTileThreads) void tile_kernel(const __half* x, con
 
   constexpr int kLot = 2 * kTile * kTileStride;
   for (int lot = 0; lot < kTileStages - 1; ++lot) {
-    if (lot < steps) load_tile(shared + lot * kLot, x + lot * kTileDepth, y + lot * kTileDepth, depth);
+    if (lot < steps) loader.next(lot);
     __pipeline_commit();
   }
   for (int step = 0; step < steps; ++step) {
     __pipeline_wait_prior(kTileStages - 2);
     __syncthreads();  // everybody's part of this lot is there, and nobody reads the one before
     const int next = step + kTileStages - 1;
-    if (next < steps)
-      load_tile(shared + next % kTileStages * kLot, x + next * kTileDepth, y + next * kTileDepth, depth);
+    if (next < steps) loader.next(next % kTileStages);
     __pipeline_commit();
     const __half* const a_lot = shared + step % kTileStages * kLot + row * kTileStride;
     const __half* const b_lot = shared + step % kTileStages * kLot + (kTile + column) * kTileStride;
