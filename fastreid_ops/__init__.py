@@ -15,15 +15,48 @@ from fastreid_ops._version import __version__
 
 if TYPE_CHECKING:
     from fastreid_ops.ops.distance import pairwise_distance
+    from fastreid_ops.ops.feature_ranking import rank_features
+    from fastreid_ops.ops.nearest import Nearest, nearest
     from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
+    from fastreid_ops.ops.rerank import (
+        SparseDistances,
+        gnn_rerank,
+        jaccard,
+        k_reciprocal,
+        k_reciprocal_ensemble,
+        k_reciprocal_from_distances,
+    )
 
-__all__ = ["RankMetrics", "__version__", "pairwise_distance", "rank_metrics"]
+__all__ = [
+    "Nearest",
+    "RankMetrics",
+    "SparseDistances",
+    "__version__",
+    "gnn_rerank",
+    "jaccard",
+    "k_reciprocal",
+    "k_reciprocal_ensemble",
+    "k_reciprocal_from_distances",
+    "nearest",
+    "pairwise_distance",
+    "rank_features",
+    "rank_metrics",
+]
 
 # Public name -> the module that holds it (PEP 562).
 _LAZY = {
     "pairwise_distance": "fastreid_ops.ops.distance",
+    "Nearest": "fastreid_ops.ops.nearest",
+    "nearest": "fastreid_ops.ops.nearest",
     "RankMetrics": "fastreid_ops.ops.ranking",
+    "rank_features": "fastreid_ops.ops.feature_ranking",
     "rank_metrics": "fastreid_ops.ops.ranking",
+    "SparseDistances": "fastreid_ops.ops.rerank",
+    "gnn_rerank": "fastreid_ops.ops.rerank",
+    "jaccard": "fastreid_ops.ops.rerank",
+    "k_reciprocal": "fastreid_ops.ops.rerank",
+    "k_reciprocal_ensemble": "fastreid_ops.ops.rerank",
+    "k_reciprocal_from_distances": "fastreid_ops.ops.rerank",
 }
 
 

@@ -44,12 +44,12 @@ def available() -> list[Rival]:
         ("torchreid", "reid/metrics/rank.py", "torchreid Python"),
         ("fastreid", "evaluation/rank.py", "fast-reid Python"),
     ):
-        file = _file(package, place)
+        file = package_file(package, place)
         if file is not None:
-            rivals.append(Rival(name, _evaluator(_load(file).eval_market1501), queries=200))
-    file = _file("fastreid", "evaluation/rank_cylib/rank_cy.pyx")
+            rivals.append(Rival(name, _evaluator(load_file(file).eval_market1501), queries=200))
+    file = package_file("fastreid", "evaluation/rank_cylib/rank_cy.pyx")
     if file is not None and importlib.util.find_spec("Cython") is not None:
-        rivals.append(Rival("fast-reid Cython", _evaluator(_compile(file).evaluate_cy)))
+        rivals.append(Rival("fast-reid Cython", _evaluator(compile_file(file).evaluate_cy)))
     return rivals
 
 
@@ -70,7 +70,7 @@ def _evaluator(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _file(package: str, place: str) -> Path | None:
+def package_file(package: str, place: str) -> Path | None:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -78,7 +78,7 @@ def _file(package: str, place: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _load(path: Path) -> ModuleType:
+def load_file(path: Path) -> ModuleType:
     """One file of a package that is itself not imported; its attempt at the Cython module fails and is caught
     there."""
     spec = importlib.util.spec_from_file_location(f"rival_{path.stem}", path)
@@ -89,7 +89,7 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-def _compile(path: Path) -> ModuleType:
+def compile_file(path: Path) -> ModuleType:
     folder = Path(tempfile.mkdtemp(prefix="rival_ranking_"))
     generated, library = folder / "rank_cy.c", folder / f"rank_cy{sysconfig.get_config_var('EXT_SUFFIX')}"
     subprocess.run(

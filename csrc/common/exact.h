@@ -14,7 +14,6 @@
 namespace fastreid::FASTREID_ISA {
 namespace {
 
-
 // Row i, element k at data[i * row_stride + k * column_stride].
 template <class S>
 struct ExactRows {

@@ -37,7 +37,8 @@ void for_items(int64_t first, int64_t last, int64_t workspace_bytes, const F& bo
   const int64_t threads = smaller(last - first, torch::stable::get_num_threads());
   torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     Workspace workspace(workspace_bytes);
-    for (int64_t item = next.fetch_add(1); item < last; item = next.fetch_add(1)) body(item, workspace.data());
+    for (int64_t item = next.fetch_add(1); item < last; item = next.fetch_add(1))
+      body(item, workspace.data());
   });
 }
 

@@ -32,7 +32,8 @@ constexpr int kTileRows = 4;  // 12 + 3 + 1 of 16
 constexpr int64_t kStep = 256;
 // Panels of x that share each panel of y read: 800 KiB at depth 2048, in the second-level cache.
 constexpr int64_t kBlockPanels = 2;
-constexpr int64_t kCentreRows = 512;  // rows whose mean is the common vector: any vector is right, this one is near
+constexpr int64_t kCentreRows =
+    512;  // rows whose mean is the common vector: any vector is right, this one is near
 
 // ---- tiles: out[row][column] = sum over words of a * b, kTileRows x kPanel ----
 
@@ -41,7 +42,8 @@ __attribute__((noinline)) void tile_float(const float* a, const float* b, int64_
   constexpr int kL = kLanes<float>;
   Vec<float> acc[kTileRows][3] = {};
   for (int64_t k = 0; k < words; ++k) {
-    const Vec<float> b0 = load(b + k * kPanel), b1 = load(b + k * kPanel + kL), b2 = load(b + k * kPanel + 2 * kL);
+    const Vec<float> b0 = load(b + k * kPanel), b1 = load(b + k * kPanel + kL),
+                     b2 = load(b + k * kPanel + 2 * kL);
 #pragma GCC unroll 8
     for (int r = 0; r < kTileRows; ++r) {
       const Vec<float> value = splat(a[k * kPanel + r]);
@@ -60,7 +62,7 @@ __attribute__((noinline)) void tile_float(const float* a, const float* b, int64_
 #if defined(__AVX512F__)
 template <bool kFirst>
 __attribute__((target("avx512bf16"), noinline)) void tile_pairs(const uint32_t* a, const uint32_t* b,
-                                                                 int64_t words, float* out) {
+                                                                int64_t words, float* out) {
   __m512 acc[kTileRows][3];
   for (int r = 0; r < kTileRows; ++r)
     for (int v = 0; v < 3; ++v) acc[r][v] = _mm512_setzero_ps();
@@ -133,7 +135,8 @@ struct Screened {
     panels = reinterpret_cast<uint32_t*>(memory);
     memory += round_up(padded * words * 4, 64);
     float** const each[] = {&half, &norm, &error};
-    for (int i = 0; i < 3; ++i, memory += round_up(padded * 4, 64)) *each[i] = reinterpret_cast<float*>(memory);
+    for (int i = 0; i < 3; ++i, memory += round_up(padded * 4, 64))
+      *each[i] = reinterpret_cast<float*>(memory);
     square = reinterpret_cast<double*>(memory);
     inverse = angular ? reinterpret_cast<double*>(memory + round_up(rows * 8, 64)) : nullptr;
   }
@@ -184,7 +187,9 @@ struct Screened {
     }
     for (int r = 0; r < kPanel; ++r) {
       const double longer = squares[r] > rounded[r] ? squares[r] : rounded[r];
-      half[base + r] = r < count ? static_cast<float>(squares[r] / 2) : __builtin_inff();
+      // A row of zeros has no direction: its d2 is 2 to every row, not the 1 of its place among unit vectors.
+      const double lift = r < count && inverse && inverse[base + r] == 0 ? factor * factor : 0;
+      half[base + r] = r < count ? static_cast<float>((squares[r] + lift) / 2) : __builtin_inff();
       norm[base + r] = above(__builtin_sqrt(longer));
       error[base + r] = above(__builtin_sqrt(errors[r]));
     }
@@ -256,7 +261,7 @@ struct Frame {
           longest = side->square[i] > longest ? side->square[i] : longest;
     }
     factor = 1;
-    if (!(longest > 0) || !(longest < 1e300)) return;
+    if (!(longest > 0) || !(longest <= 1.7e308)) return;
     const uint64_t exponent = __builtin_bit_cast(uint64_t, __builtin_sqrt(longest)) >> 52;
     factor = __builtin_bit_cast(double, (2046 - exponent) << 52);
   }
@@ -273,11 +278,14 @@ struct Frame {
   // distances apart: then everything is looked at exactly.
   float bound(const Screened& x, int64_t i, int64_t depth) const {
     const double steps = static_cast<double>(kStep * (x.pairs ? 2 : 1) + ceil_div(x.words, kStep) + 8);
-    const double gamma = steps * 0x1p-23;  // twice the unit roundoff: the pair product may round more than once
+    const double gamma =
+        steps * 0x1p-23;  // twice the unit roundoff: the pair product may round more than once
     const double n = x.norm[i], rounding = 0x1p-21 * (max_norm + n) * (max_norm + n);
     const double far = static_cast<double>(depth) * 0x1p-126;
     const double b = x.error[i] * max_norm + n * max_error + gamma * n * max_norm + rounding + far;
-    return factor > 0x1p450 || !(b < 1e30) ? __builtin_inff() : static_cast<float>(b * (1 + 1e-5)) + 1e-36f;
+    if (x.inverse && x.inverse[i] == 0) return __builtin_inff();
+    return factor > 0x1p450 || factor < 0x1p-500 || !(b < 1e30) ? __builtin_inff()
+                                                                : static_cast<float>(b * (1 + 1e-5)) + 1e-36f;
   }
 };
 

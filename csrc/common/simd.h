@@ -75,7 +75,9 @@ inline uint32_t at_least(VecF a, VecF b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)));
 }
 #elif defined(__x86_64__)
-inline uint32_t at_least(VecF a, VecF b) { return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpge_ps(a, b))); }
+inline uint32_t at_least(VecF a, VecF b) {
+  return static_cast<uint32_t>(_mm_movemask_ps(_mm_cmpge_ps(a, b)));
+}
 #else
 inline uint32_t at_least(VecF a, VecF b) {
   uint32_t mask = 0;

@@ -20,7 +20,8 @@ inline int32_t ordered(float value) {
   return bits < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(bits)) : bits;
 }
 inline float unordered(int32_t key) {
-  return __builtin_bit_cast(float, key < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(key)) : key);
+  return __builtin_bit_cast(float,
+                            key < 0 ? static_cast<int32_t>(0x80000000u - static_cast<uint32_t>(key)) : key);
 }
 
 // The k-th largest of n scores, 1 <= k <= n: bisection on the bits, 32 counts at most, whatever the input.
@@ -55,7 +56,9 @@ struct Candidates {
   int64_t k;
   int64_t capacity;
 
-  static int64_t capacity_for(int64_t k, int64_t columns) { return round_up(smaller(columns, 2 * k + 64), 16); }
+  static int64_t capacity_for(int64_t k, int64_t columns) {
+    return round_up(smaller(columns, 2 * k + 64), 16);
+  }
   static int64_t bytes(int64_t rows, int64_t padded, int64_t capacity) {
     return round_up(rows * capacity * 8, 64) + round_up(rows * 4, 64) + round_up(padded * 4, 64);
   }

@@ -12,52 +12,56 @@ namespace {
 // Entries of the matrix for which waking another thread pays.
 constexpr int64_t kGrain = 32768;
 
-// Every index that the kernels follow lies inside its array. Returns the size of the largest group of members.
-int64_t check_labels(const RankingProblem& problem) {
-  for (int64_t i = 0; i < problem.gallery; ++i) {
-    const int64_t g = problem.members[i];
-    FASTREID_CHECK(g >= 0 && g < problem.gallery, kRankingOp, "members", shown(g), "gallery indices");
-  }
-  int64_t largest = 0;
-  for (int64_t q = 0; q < problem.queries; ++q) {
-    const int64_t begin = problem.begin[q], end = problem.end[q];
-    FASTREID_CHECK(0 <= begin && begin <= end && end <= problem.gallery, kRankingOp, "begin and end",
-                   shown({begin, end}), "ranges of members");
-    largest = larger(largest, end - begin);
-  }
-  return largest;
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> rank_metrics(const Tensor& distance, const Tensor& members,
-                                                        const Tensor& begin, const Tensor& end,
-                                                        const std::optional<Tensor>& query_camids,
-                                                        const std::optional<Tensor>& gallery_camids,
-                                                        int64_t camera_rule, int64_t ap, int64_t max_rank) {
-  const RankingCall call(distance, members, begin, end, query_camids, gallery_camids, camera_rule, ap,
-                         max_rank);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run(const RankingArguments& arguments) {
+  const RankingCall call = RankingCall::of_matrix(arguments);
   const RankingProblem& p = call.problem;
-  const int64_t largest = check_labels(p);
+  const int64_t largest = check_labels(call);
   const RankingKernels& kernels = FASTREID_KERNELS(ranking_kernels);
   const int64_t grain = larger(1, kGrain / larger(p.gallery, 1));
   torch::stable::parallel_for(0, p.queries, grain, [&](int64_t first, int64_t last) {
-    std::vector<int64_t> scratch(static_cast<size_t>(ceil_div(kernels.scratch_bytes(largest), 8)));
+    std::vector<int64_t> scratch(static_cast<size_t>(ceil_div(kernels.scratch_bytes(&p, largest), 8)));
     kernels.rows(&p, first, last, scratch.data(), &call.rows);
   });
-  kernels.summary(p.queries, max_rank, &call.rows, call.cmc.mutable_data_ptr<double>(),
+  kernels.summary(p.queries, call.max_rank, p.invalid_rule, &call.rows, call.cmc.mutable_data_ptr<double>(),
                   call.means.mutable_data_ptr<double>());
   return call.results();
 }
+
+std::tuple<Tensor, Tensor> summary(const Tensor& reals, const Tensor& counts, const Tensor& shares,
+                                   int64_t invalid, int64_t max_rank) {
+  const RankingRows rows = summary_rows(reals, counts, shares, invalid, max_rank);
+  const Tensor cmc = empty_on(reals, {max_rank}, aoti_torch_dtype_float64());
+  const Tensor means = empty_on(reals, {2}, aoti_torch_dtype_float64());
+  FASTREID_KERNELS(ranking_kernels)
+      .summary(reals.size(1), max_rank, static_cast<InvalidRule>(invalid), &rows,
+               cmc.mutable_data_ptr<double>(), means.mutable_data_ptr<double>());
+  return {cmc, means};
+}
+
+FASTREID_RANK_METRICS(run)
 
 }  // namespace
 }  // namespace fastreid
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
-  // members: gallery indices, those of one pid side by side; begin, end: the range of each query's pid in it.
-  // camera_rule: 0 same_pid, 1 none; ap: 0 step, 1 trapezoid. Results as in RankingCall.
+  // members: gallery indices, those of one pid side by side; begin, end: the range of each query's pid in it;
+  // query_class, excluded, gallery_identity: as in relevance.h, null where no rule reads them. The codes
+  // are the enumerators of relevance.h; repeats: 0 for the mean over all galleries. Results as in RankingCall.
+  // Of queries that were ranked in parts: reals, counts and shares of RankingCall, side by side.
+  m.def(
+      "ranking_summary(Tensor reals, Tensor counts, Tensor shares, int invalid, int max_rank) -> "
+      "(Tensor cmc, Tensor means)");
   m.def(
       "rank_metrics(Tensor distance, Tensor members, Tensor begin, Tensor end, Tensor? query_camids, Tensor? "
-      "gallery_camids, "
-      "int camera_rule, int ap, int max_rank) -> (Tensor cmc, Tensor means, Tensor reals, Tensor counts)");
+      "gallery_camids, Tensor? query_clothes, Tensor? gallery_clothes, Tensor? query_class, Tensor? "
+      "excluded, "
+      "Tensor? gallery_identity, int camera_rule, int clothes_rule, int ap, int cmc, int invalid, int "
+      "max_rank, "
+      "int repeats, int seed, int first_query=0) -> (Tensor cmc, Tensor means, Tensor reals, Tensor counts, "
+      "Tensor shares)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastreid, CPU, m) { m.impl("rank_metrics", TORCH_BOX(&fastreid::rank_metrics)); }
+STABLE_TORCH_LIBRARY_IMPL(fastreid, CPU, m) {
+  m.impl("rank_metrics", TORCH_BOX(&fastreid::rank_metrics));
+  m.impl("ranking_summary", TORCH_BOX(&fastreid::summary));
+}

@@ -53,7 +53,15 @@ struct NearestResult {
 
 // A call is this sequence of phases on one state; the items of a phase may be run in any order and at the same time,
 // each thread with its own workspace, but a phase starts when the one before it is complete.
-enum class NearestPhase : int { start = 0, measure = 1, frame = 2, pack = 3, limits = 4, sweep = 5, finish = 6 };
+enum class NearestPhase : int {
+  start = 0,
+  measure = 1,
+  frame = 2,
+  pack = 3,
+  limits = 4,
+  sweep = 5,
+  finish = 6
+};
 constexpr int kNearestPhases = 7;
 
 struct NearestKernels {

@@ -10,9 +10,9 @@
 namespace fastreid::FASTREID_ISA {
 namespace {
 
-constexpr int64_t kMeasured = 128;   // rows measured, or finished, per item
-constexpr int64_t kTasks = 64;       // pieces of the sweep wanted where x alone gives fewer
-constexpr int64_t kMinPanels = 8;    // of y, for each of them
+constexpr int64_t kMeasured = 128;  // rows measured, or finished, per item
+constexpr int64_t kTasks = 64;      // pieces of the sweep wanted where x alone gives fewer
+constexpr int64_t kMinPanels = 8;   // of y, for each of them
 constexpr int64_t kFarCapacity = 64;
 // With fewer rows than this in x nothing is packed: every distance is computed exactly, which reads y once.
 constexpr int64_t kDirect = 8;
@@ -26,9 +26,9 @@ struct State {
   Screened x, y;
   Frame frame;
   Candidates near, far;
-  float* bound;     // (padded x,) of scores
-  uint8_t* locks;   // one for each panel of x, or row where direct
-  double* best;     // direct: (x_rows, k + kDirectRows) exact values so far, and the same of indices
+  float* bound;    // (padded x,) of scores
+  uint8_t* locks;  // one for each panel of x, or row where direct
+  double* best;    // direct: (x_rows, k + kDirectRows) exact values so far, and the same of indices
   int32_t* best_at;
   int32_t* best_count;
   double* best_far;
@@ -110,7 +110,10 @@ template <class S>
 class Run {
  public:
   Run(const NearestProblem& problem, const NearestResult& result, State& state, void* workspace)
-      : p(problem), out(result), s(state), x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride},
+      : p(problem),
+        out(result),
+        s(state),
+        x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride},
         y{static_cast<const S*>(p.y.data), p.y.row_stride, p.y.column_stride} {
     char* memory = static_cast<char*>(workspace);
     prepared = reinterpret_cast<double*>(memory);
@@ -216,7 +219,8 @@ class Run {
  private:
   // The products of one panel of x with one of y, offered to the rows of x and, where x is y, to those of y.
   void visit(int64_t i, int64_t j) {
-    const int64_t rows = smaller(kPanel, p.x_rows - i * kPanel), columns = smaller(kPanel, p.y_rows - j * kPanel);
+    const int64_t rows = smaller(kPanel, p.x_rows - i * kPanel),
+                  columns = smaller(kPanel, p.y_rows - j * kPanel);
     product(s.x.panels + i * s.x.words * kPanel, s.y.panels + j * s.y.words * kPanel, s.x.words,
             static_cast<int>(rows), p.pairs, score);
     {
@@ -232,7 +236,9 @@ class Run {
           uint32_t hits = at_least(value, near);
           uint32_t misses = at_least(far, value);
           if ((hits | misses) == 0) continue;
-          const uint32_t real = columns - v >= kLanes<float> ? ~0u : columns > v ? (1u << (columns - v)) - 1 : 0u;
+          const uint32_t real = columns - v >= kLanes<float> ? ~0u
+                                : columns > v                ? (1u << (columns - v)) - 1
+                                                             : 0u;
           alignas(64) float values[kLanes<float>];
           store(values, value);
           for (hits &= real; hits != 0; hits &= hits - 1) {

@@ -10,7 +10,8 @@
 namespace fastreid {
 namespace {
 
-void run_phases(const NearestProblem& p, const NearestResult& result, void* state, int64_t part, int64_t parts) {
+void run_phases(const NearestProblem& p, const NearestResult& result, void* state, int64_t part,
+                int64_t parts) {
   const NearestKernels& kernels = FASTREID_KERNELS(nearest_kernels);
   const int64_t workspace = kernels.workspace_bytes(&p, result.farthest != nullptr);
   for (int i = 0; i < kNearestPhases; ++i) {
@@ -28,8 +29,8 @@ void run_phases(const NearestProblem& p, const NearestResult& result, void* stat
   }
 }
 
-std::tuple<Tensor, Tensor, Tensor> nearest(const Tensor& x, const Tensor& y, int64_t k, bool angular, bool same,
-                                           bool exclude_self, bool farthest) {
+std::tuple<Tensor, Tensor, Tensor> nearest(const Tensor& x, const Tensor& y, int64_t k, bool angular,
+                                           bool same, bool exclude_self, bool farthest) {
   const NearestProblem p = nearest_problem(x, y, k, angular, same, exclude_self, has_pairs());
   const NearestTensors tensors(x, k, farthest);
   if (p.x_rows == 0) return tensors.all();

@@ -34,8 +34,17 @@ inline NearestProblem nearest_problem(const Tensor& x, const Tensor& y, int64_t 
   FASTREID_CHECK(!same || x.size(0) == y.size(0), kNearestOp, "same", "x and y of different sizes", "y is x");
   const int64_t most = y.size(0) - (exclude_self ? 1 : 0);
   FASTREID_CHECK(k >= 1 && (k <= most || x.size(0) == 0), kNearestOp, "k", shown(k), "1 to " + shown(most));
-  return {nearest_rows(x), nearest_rows(y), x.size(0), y.size(0), x.size(1), k, dtype_of(kNearestOp, "x", x),
-          angular, same, exclude_self, pairs};
+  return {nearest_rows(x),
+          nearest_rows(y),
+          x.size(0),
+          y.size(0),
+          x.size(1),
+          k,
+          dtype_of(kNearestOp, "x", x),
+          angular,
+          same,
+          exclude_self,
+          pairs};
 }
 
 // The three results, uninitialised, on the device of x.

@@ -2,8 +2,23 @@
 """From distances to figures: protocols as data, CMC, mAP, mINP, ranked lists. Tensors in, numbers out; no
 model, no file format but the result's own JSON."""
 
-from fastreid_ops.evaluation.evaluate import Labels, evaluate, ranked_lists
+from fastreid_ops.evaluation.evaluate import Labels, evaluate, evaluate_trials, ranked_lists
+from fastreid_ops.evaluation.features import RankedList, evaluate_features, ranked_lists_from_features
 from fastreid_ops.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from fastreid_ops.evaluation.result import Result
+from fastreid_ops.evaluation.trials import Trials
 
-__all__ = ["PROTOCOLS", "Labels", "Protocol", "Result", "evaluate", "protocol", "ranked_lists"]
+__all__ = [
+    "PROTOCOLS",
+    "Labels",
+    "Protocol",
+    "RankedList",
+    "Result",
+    "Trials",
+    "evaluate",
+    "evaluate_features",
+    "evaluate_trials",
+    "protocol",
+    "ranked_lists",
+    "ranked_lists_from_features",
+]

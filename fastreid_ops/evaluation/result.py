@@ -14,22 +14,26 @@ from fastreid_ops.evaluation.protocols import Protocol
 
 # By RankMetrics.status.
 _STATUS = ("valid", "absent_pid", "same_camera_only")
-_PER_QUERY = ("ap", "inp", "first_rank", "num_relevant", "status")
+_PER_QUERY = ("ap", "inp", "first_rank", "num_relevant", "status", "cmc_rank")
 
 
 @dataclass(frozen=True)
 class Result:
-    """Figures are fractions of 1, means over the valid queries; lists have one entry for each query.
+    """Figures are fractions of 1, means over the valid queries (or all of them, if the protocol says so); lists
+    have one entry for each query.
 
     Attributes:
         protocol: the rules they were found under.
         gallery: number of gallery images.
         mAP, mINP: mean average precision, mean inverse negative penalty.
-        cmc: cmc[k - 1] is the fraction of valid queries with a match among the first k.
+        cmc: cmc[k - 1] is the fraction of valid queries with a match among the first k, or what else the
+            protocol's ``cmc`` says.
         ap, inp: of each query; 0 for an invalid one.
         first_rank: 1-based rank of the first match; 0 for an invalid query.
-        num_relevant: matches that the camera rule keeps.
-        status: 0 valid, 1 the pid is not in the gallery, 2 it is there only under the query's own camera.
+        num_relevant: matches that the rules keep.
+        status: 0 valid, 1 the pid is not in the gallery, 2 it is there but the rules drop every match (in most
+            protocols: all are under the query's own camera).
+        cmc_rank: the rank that the CMC counts: among distinct pids where the protocol says so, else first_rank.
     """
 
     protocol: Protocol
@@ -42,10 +46,12 @@ class Result:
     first_rank: list[int]
     num_relevant: list[int]
     status: list[int]
+    cmc_rank: list[int]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Queries, gallery, and queries by status: valid, absent_pid, same_camera_only."""
+        """Queries, gallery, and queries by status: valid, absent_pid, same_camera_only (or dropped by another
+        rule of the protocol)."""
         by_status = {name: self.status.count(code) for code, name in enumerate(_STATUS)}
         return {"queries": len(self.status), "gallery": self.gallery, **by_status}
 
@@ -68,10 +74,15 @@ class Result:
             f"{100 * value:.2f}".rjust(width) for value, width in zip(values, widths, strict=True)
         )
         counts = self.counts
-        left_out = [f"{counts[name]} {name.replace('_', ' ')}" for name in _STATUS[1:] if counts[name]]
-        size = f"{counts['valid']} of {counts['queries']} queries counted, {self.gallery} gallery images"
-        if left_out:
-            size += f"; left out: {', '.join(left_out)}"
+        words = {"absent_pid": "absent pid", "same_camera_only": "same camera only"}
+        if self.protocol.needs_clothes or self.protocol.junk_pids or not self.protocol.needs_cameras:
+            words["same_camera_only"] = "dropped by the rules"
+        unmatched = [f"{counts[name]} {word}" for name, word in words.items() if counts[name]]
+        zero = self.protocol.invalid == "zero"
+        counted = counts["queries" if zero else "valid"]
+        size = f"{counted} of {counts['queries']} queries counted, {self.gallery} gallery images"
+        if unmatched:
+            size += f"; {'as 0' if zero else 'left out'}: {', '.join(unmatched)}"
         return "\n".join((head, line, size, self.protocol.describe()))
 
     __str__ = table
@@ -91,6 +102,8 @@ class Result:
         """
         names = [field.name for field in fields(cls)]
         given = {name: value for name, value in values.items() if name != "counts"}
+        if "cmc_rank" not in given and "first_rank" in given:  # files older than the field knew no other
+            given["cmc_rank"] = list(given["first_rank"])
         if set(given) != set(names):
             wrong = sorted(set(given) ^ set(names))
             raise ValueError(

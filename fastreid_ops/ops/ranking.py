@@ -3,23 +3,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastreid_ops._library import load
-from fastreid_ops.ops import _checks
+from fastreid_ops.ops import _checks, _ranking_reference, _relevance
+from fastreid_ops.ops._relevance import (
+    ABSENT_PID,
+    ALL_DROPPED,
+    AP_RULES,
+    CAMERA_RULES,
+    CLOTHES_RULES,
+    CMC_RULES,
+    INVALID_RULES,
+    SAME_CAMERA_ONLY,
+    VALID,
+    Rules,
+    Sides,
+)
 
-CAMERA_RULES = ("same_pid", "none")
-AP_RULES = ("step", "trapezoid")
-# RankMetrics.status
-VALID, ABSENT_PID, SAME_CAMERA_ONLY = 0, 1, 2
-# Interleaved partial sums of a mean: see _mean.
-SUM_LANES = 256
+__all__ = [
+    "ABSENT_PID",
+    "ALL_DROPPED",
+    "AP_RULES",
+    "CAMERA_RULES",
+    "CLOTHES_RULES",
+    "CMC_RULES",
+    "INVALID_RULES",
+    "SAME_CAMERA_ONLY",
+    "VALID",
+    "RankMetrics",
+    "rank_metrics",
+    "reference",
+]
 
 _OP = "rank_metrics"
-_LABELS = (*_checks.INTEGERS, torch.uint16, torch.uint32, torch.uint64)
 _LIBRARY = load()
 
 
@@ -27,16 +48,19 @@ class RankMetrics(NamedTuple):
     """What `rank_metrics` returns; all on the device of the distances, none differentiable.
 
     Attributes:
-        cmc: (max_rank,) float64; entry k - 1 is the fraction of valid queries with a match among the first k.
-        mAP: () float64, mean of ``ap`` over the valid queries.
-        mINP: () float64, mean of ``inp`` over the valid queries.
+        cmc: (max_rank,) float64; entry k - 1 is the fraction of valid queries with a match among the first k,
+            or the mean of what else ``cmc`` says.
+        mAP: () float64, mean of ``ap`` over the valid queries, or over all with ``invalid="zero"``.
+        mINP: () float64, mean of ``inp`` over the same.
         ap: (Q,) float64, average precision; 0 for an invalid query.
         inp: (Q,) float64, matches / rank of the last match; 0 for an invalid query.
         first_rank: (Q,) int64, 1-based rank of the first match among the kept entries; 0 for an invalid
             query.
-        num_relevant: (Q,) int64, matches that the camera rule keeps.
-        status: (Q,) int64: 0 valid, 1 the pid is not in the gallery, 2 it is there only under the query's own
-            camera.
+        num_relevant: (Q,) int64, matches that the rules keep.
+        status: (Q,) int64: 0 valid, 1 the pid is not in the gallery, 2 it is there but the rules drop every
+            match (with ``camera_rule="same_pid"``: all are under the query's own camera).
+        cmc_rank: (Q,) int64, the rank that the CMC counts: with ``cmc="unique_pid"`` that of the match among
+            the distinct pids, else first_rank.
     """
 
     cmc: Tensor
@@ -47,6 +71,7 @@ class RankMetrics(NamedTuple):
     first_rank: Tensor
     num_relevant: Tensor
     status: Tensor
+    cmc_rank: Tensor
 
 
 def rank_metrics(
@@ -56,16 +81,30 @@ def rank_metrics(
     query_camids: Tensor | None = None,
     gallery_camids: Tensor | None = None,
     *,
+    query_clothes: Tensor | None = None,
+    gallery_clothes: Tensor | None = None,
     camera_rule: str = "same_pid",
+    clothes_rule: str = "any",
+    junk_pids: Sequence[int] = (),
     ap: str = "step",
+    cmc: str = "first_hit",
+    repeats: int | None = None,
+    seed: int = 0,
+    invalid: str = "skip",
     max_rank: int = 50,
     check_finite: bool = True,
 ) -> RankMetrics:
     """CMC, mAP and mINP of a query x gallery distance matrix, with the result of every query.
 
-    For each query the gallery is ordered by distance; ``camera_rule="same_pid"`` (Market-1501) first drops
-    the entries that have both its pid and its camid, ``"none"`` drops nothing. With r_1 < ... < r_P the ranks
-    of the P matches, CMC counts r_1 and
+    For each query the gallery is ordered by distance, without the entries that a rule drops:
+
+    * ``camera_rule="same_pid"`` (Market-1501): those with both its pid and its camid; ``"same_camera"``
+      (SYSU-MM01; separate_camera_set of Open-ReID): those with its camid, whatever their pid; ``"none"``.
+    * ``clothes_rule="cross"`` (LTCC, PRCC, CCVID): those with its pid in its clothes; ``"same"``: those with
+      its pid in other clothes; ``"any"``.
+    * ``junk_pids`` (Market-1501's -1): those with one of these pids, for every query.
+
+    With r_1 < ... < r_P the ranks of the P matches that are left,
 
     * INP = P / r_P (Ye et al., "Deep Learning for Person Re-identification: A Survey and Outlook", 2021);
     * AP = (1/P) sum n/r_n for ``ap="step"``;
@@ -73,22 +112,34 @@ def rank_metrics(
       Market-1501 (Zheng et al., "Scalable Person Re-identification", 2015) and CUHK03-NP (Zhong et al.,
       2017).
 
-    A query without a match is invalid: its ``ap`` and ``inp`` are 0, ``status`` says why, no mean includes
-        it.
+    The CMC at rank k is the mean over the queries of
 
-    Shapes: distance (Q, G), small = close, float32, float64, bfloat16 or float16, any strides; pids and
-        camids (Q,) and (G,) of any integer dtype; camids may be left out with ``camera_rule="none"``. Q = 0
-        gives empty per-query results, and zeros for cmc, mAP and mINP; G = 0 is an error. ``max_rank`` may
-        exceed G: past a query's last kept entry its CMC stays at 1 if it was matched.
+    * ``cmc="first_hit"``: 1 if r_1 <= k;
+    * ``"unique_pid"`` (SYSU-MM01, LLCM): 1 if the match is among the first k distinct pids;
+    * ``"all_hits"`` (Open-ReID, first_match_break=False): the fraction of the matches n with r_n - n < k;
+    * ``"single_gallery_shot"`` (CUHK03): the probability that the match is among the first k of a gallery of
+      one random kept entry of each pid. Exact, or with ``repeats=R`` the frequency in R random galleries for
+      each query, which follow from ``seed`` and the query's row number alone. AP and INP are those of the
+      whole gallery. On the CPU only.
+
+    A query without a match is invalid: its ``ap`` and ``inp`` are 0, ``status`` says why. With
+    ``invalid="skip"`` no mean includes it; with ``"zero"`` every mean does, as 0.
+
+    Shapes: distance (Q, G), small = close, float32, float64, bfloat16 or float16, any strides; labels (Q,)
+        and (G,) of any integer dtype; camids may be left out with ``camera_rule="none"``, clothes with
+        ``clothes_rule="any"``. Q = 0 gives empty per-query results, and zeros for cmc, mAP and mINP; G = 0 is
+        an error. ``max_rank`` may exceed G: past a query's last kept entry its CMC stays where it is.
     NaN: NaN and Inf are refused, counted and located, unless ``check_finite=False``; then NaN sorts after
         +Inf. Values cannot be looked at under torch.compile and torch.export: no value check there, NaN sorts
         last.
     Ties: ordered by (distance, gallery index), a total order; -0.0 equals 0.0.
-    Determinism: integer results are exact; AP and the means are float64 sums in a fixed order. Same bits for
-        any thread count, instruction set and device.
-    Memory: 9 float64 or int64 values a query and 4 an image, whatever the layout of distance; each CPU thread
-        32 bytes per image of the largest identity and 16 KiB of stack; CUDA max(8 G, 64 MiB) bytes more. No
-        copy of distance.
+    Determinism: integer results are exact; AP, shares of a query in the CMC and the means are float64 sums in
+        a fixed order. Same bits for any thread count, instruction set and device.
+    Memory: 10 float64 or int64 values a query and 4 an image, whatever the layout of distance; each CPU
+        thread 32 bytes per image of the largest identity and 64 KiB of stack; CUDA max(8 G, 64 MiB) bytes
+        more. G/8 bytes for each camera of the queries with "same_camera"; G/8 bytes a thread (or CUDA block)
+        with "unique_pid", 48 G with "single_gallery_shot"; max_rank values a query with that and "all_hits".
+        No copy of distance.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -96,44 +147,26 @@ def rank_metrics(
 
     Not differentiable: gradients stop at ``distance``.
     """
-    _check(
-        distance,
-        query_pids,
-        gallery_pids,
-        query_camids,
-        gallery_camids,
-        camera_rule,
-        ap,
-        max_rank,
-        check_finite,
-    )
+    rules = Rules(camera_rule, clothes_rule, junk_pids, ap, cmc, repeats, seed, invalid, max_rank)
+    sides = Sides(query_pids, gallery_pids, query_camids, gallery_camids, query_clothes, gallery_clothes)
+    _check(distance, sides, rules, check_finite)
     distance = distance.detach()
-    pids = _label("query_pids", query_pids), _label("gallery_pids", gallery_pids)
-    camids: tuple[Tensor | None, Tensor | None] = (None, None)
-    if query_camids is not None and gallery_camids is not None:
-        camids = _label("query_camids", query_camids), _label("gallery_camids", gallery_camids)
+    sides = _relevance.as_int64(_OP, rules, sides)
     if not _is_native(distance.device.type):
         if check_finite:
             _checks.finite(_OP, "distance", distance)
-        result = reference(distance, *pids, *camids, camera_rule=camera_rule, ap=ap, max_rank=max_rank)
-        _check_matches(result.status, camera_rule)
+        result = RankMetrics(*_ranking_reference.metrics(distance, sides, rules))
+        _relevance.check_matches(_OP, rules, result.status)
         return result
 
-    # Gallery indices, those of one pid side by side; a query's matches are members[begin:end].
-    values, members = torch.sort(pids[1], stable=True)
-    begin = torch.searchsorted(values, pids[0])
-    end = torch.searchsorted(values, pids[0], right=True)
-    if camera_rule == "none":
-        camids = (None, None)
-    cmc, means, reals, counts = torch.ops.fastreid.rank_metrics.default(
-        distance, members, begin, end, *camids, CAMERA_RULES.index(camera_rule), AP_RULES.index(ap), max_rank
+    curve, means, reals, counts, _ = torch.ops.fastreid.rank_metrics.default(
+        distance, *_relevance.native(rules, sides), *rules.codes()
     )
-    first_rank, num_relevant, status, nonfinite = counts.unbind()
+    first_rank, cmc_rank, num_relevant, status, nonfinite = counts.unbind()
     if check_finite and _checks.has_values(distance) and bool(nonfinite.any()):
         _checks.finite(_OP, "distance", distance)
-    _check_matches(status, camera_rule)
-    mean_ap, mean_inp = means.unbind()
-    return RankMetrics(cmc, mean_ap, mean_inp, *reals.unbind(), first_rank, num_relevant, status)
+    _relevance.check_matches(_OP, rules, status)
+    return RankMetrics(curve, *means.unbind(), *reals.unbind(), first_rank, num_relevant, status, cmc_rank)
 
 
 def reference(
@@ -143,88 +176,29 @@ def reference(
     query_camids: Tensor | None = None,
     gallery_camids: Tensor | None = None,
     *,
-    camera_rule: str = "same_pid",
-    ap: str = "step",
-    max_rank: int = 50,
+    query_clothes: Tensor | None = None,
+    gallery_clothes: Tensor | None = None,
+    **rules: object,
 ) -> RankMetrics:
     """`rank_metrics` in plain torch: the specification, the tests' oracle, what runs where the native library
     does not.
 
-    One stable sort a query, O(G) memory beyond the matrix; same bits as the kernels. Arguments are not
-    checked.
+    One stable sort a query, O(G) memory beyond the matrix; same bits as the kernels. ``rules``: the other
+    keyword arguments of `rank_metrics`, but ``check_finite``. Arguments are not checked.
     """
-    queries = distance.shape[0]
-    per_query = torch.zeros(2, queries, dtype=torch.float64, device=distance.device)
-    counts = torch.zeros(3, queries, dtype=torch.int64, device=distance.device)
-    for q in range(queries):
-        order = torch.sort(distance[q], stable=True).indices  # NaN last, equal distances by gallery index
-        match = gallery_pids[order] == query_pids[q]
-        if camera_rule == "same_pid":
-            kept = ~(match & (gallery_camids[order] == query_camids[q]))
-        else:
-            kept = torch.ones_like(match)
-        ranks = match[kept].nonzero().flatten() + 1
-        matches = ranks.numel()
-        if matches == 0:
-            counts[2, q] = SAME_CAMERA_ONLY if bool(match.any()) else ABSENT_PID
-            continue
-        n = torch.arange(1, matches + 1, dtype=torch.float64, device=ranks.device)
-        terms = n / ranks
-        if ap == "trapezoid":
-            before = torch.where(ranks > 1, (n - 1) / (ranks - 1), 1.0)
-            terms = (before + terms) * 0.5
-        per_query[0, q] = _sum_in_order(terms) / matches
-        per_query[1, q] = n[-1] / ranks[-1]
-        counts[0, q] = ranks[0]
-        counts[1, q] = matches
-    first_rank, num_relevant, status = counts.unbind()
-    valid = int((status == VALID).sum())
-    k = torch.arange(1, max_rank + 1, device=distance.device)
-    matched = torch.searchsorted(first_rank[status == VALID].sort().values, k, right=True)
-    cmc = matched.to(torch.float64) / max(valid, 1)
-    mean_ap, mean_inp = (_mean(values, valid) for values in per_query)
-    return RankMetrics(cmc, mean_ap, mean_inp, *per_query.unbind(), first_rank, num_relevant, status)
-
-
-def _sum_in_order(values: Tensor) -> float:
-    total = 0.0
-    for value in values.tolist():
-        total += value
-    return total
-
-
-def _mean(values: Tensor, valid: int) -> Tensor:
-    """The mean over the valid queries (the others are 0), added up as the kernels do: query q goes to partial
-    sum q % SUM_LANES in ascending order, then the upper half of the sums is added to the lower until one is
-    left."""
-    sums = [_sum_in_order(values[lane::SUM_LANES]) for lane in range(SUM_LANES)]
-    while len(sums) > 1:
-        half = len(sums) // 2
-        sums = [low + high for low, high in zip(sums[:half], sums[half:], strict=True)]
-    return torch.tensor(sums[0] / max(valid, 1), dtype=torch.float64, device=values.device)
+    sides = Sides(query_pids, gallery_pids, query_camids, gallery_camids, query_clothes, gallery_clothes)
+    return RankMetrics(*_ranking_reference.metrics(distance, sides, Rules(**rules)))
 
 
 def _is_native(device: str) -> bool:
     return _LIBRARY.cuda if device == "cuda" else _LIBRARY.native and device in ("cpu", "meta")
 
 
-def _check(
-    distance: object,
-    query_pids: object,
-    gallery_pids: object,
-    query_camids: object,
-    gallery_camids: object,
-    camera_rule: object,
-    ap: object,
-    max_rank: object,
-    check_finite: object,
-) -> None:
+def _check(distance: object, sides: Sides, rules: Rules, check_finite: object) -> None:
     distance = _checks.tensor(_OP, "distance", distance)
     _checks.floating(_OP, "distance", distance)
     _checks.rank(_OP, "distance", distance, 2, "(Q, G)")
-    _checks.choice(_OP, "camera_rule", camera_rule, CAMERA_RULES)
-    _checks.choice(_OP, "ap", ap, AP_RULES)
-    _checks.positive_int(_OP, "max_rank", max_rank)
+    _relevance.check_rules(_OP, rules)
     _checks.flag(_OP, "check_finite", check_finite)
     _checks.not_empty(
         _OP,
@@ -233,60 +207,22 @@ def _check(
         1,
         "an empty gallery ranks nothing: check the gallery list and how it was filtered",
     )
-    camids = [("query_camids", query_camids, 0), ("gallery_camids", gallery_camids, 1)]
-    if all(value is None for _, value, _ in camids) and camera_rule == "none":
-        camids = []
-    for name, value, dim in [("query_pids", query_pids, 0), ("gallery_pids", gallery_pids, 1), *camids]:
-        if value is None and name.endswith("camids"):
-            expected = 'a tensor (or no camids on either side and camera_rule="none")'
-            raise TypeError(_checks.message(_OP, name, "None", expected))
-        value = _checks.tensor(_OP, name, value)
-        _checks.dtype(_OP, name, value, _LABELS)
-        _checks.rank(_OP, name, value, 1, "(Q,)" if dim == 0 else "(G,)")
-        _checks.size(
-            _OP,
-            name,
-            value,
-            0,
-            distance.shape[dim],
-            f"one label for each {('row', 'column')[dim]} of distance",
-        )
-        _checks.same_device(_OP, name, value, "distance", distance)
+    if rules.cmc == "single_gallery_shot" and distance.device.type == "cuda":
+        got = '"single_gallery_shot" with distances on CUDA'
+        raise ValueError(_checks.message(_OP, "cmc", got, "distances on the CPU (distance.cpu()) for it"))
+    _relevance.check_sides(_OP, rules, sides, (distance.shape[0], distance.shape[1]), "distance", distance)
 
 
-def _label(name: str, value: Tensor) -> Tensor:
-    """The labels as contiguous int64. Only uint64 holds numbers that do not fit."""
-    label = value.to(torch.int64).contiguous()
-    if value.dtype == torch.uint64 and _checks.has_values(value) and bool((label < 0).any()):
-        count = int((label < 0).sum())
-        raise ValueError(
-            _checks.message(_OP, name, f"{count} labels above 2**63 - 1", "labels that fit int64")
-        )
-    return label
-
-
-def _check_matches(status: Tensor, camera_rule: str) -> None:
-    """No mean is defined where every query is invalid; says how many are, and why."""
-    if status.shape[0] == 0 or not _checks.has_values(status) or bool((status == VALID).any()):
-        return
-    absent, same_camera = (int((status == code).sum()) for code in (ABSENT_PID, SAME_CAMERA_ONLY))
-    reasons = [f"{absent} have a pid that is not in the gallery"]
-    advice = "; check that both sides use the same pid numbering"
-    if camera_rule == "same_pid":
-        reasons.append(f"{same_camera} have theirs only under their own camera")
-        if same_camera:
-            advice = '; camera_rule="none" (protocol "no_camera") keeps matches of the same camera'
-    got = f"{status.shape[0]} queries without a match ({', '.join(reasons)})"
-    raise ValueError(_checks.message(_OP, "query_pids", got, f"at least one query with a match{advice}"))
-
-
-def _fake(distance, members, begin, end, query_camids, gallery_camids, camera_rule, ap, max_rank):
+def _fake(distance, *arguments):
     queries = distance.shape[0]
+    cmc, _, max_rank = arguments[13:16]
+    shares = queries if _relevance.CMC_RULES[cmc] in _relevance.BY_QUERY else 0
     return (
         distance.new_empty(max_rank, dtype=torch.float64),
         distance.new_empty(2, dtype=torch.float64),
         distance.new_empty(2, queries, dtype=torch.float64),
-        distance.new_empty(4, queries, dtype=torch.int64),
+        distance.new_empty(5, queries, dtype=torch.int64),
+        distance.new_empty(shares, max_rank, dtype=torch.float64),
     )
 
 

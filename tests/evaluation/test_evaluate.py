@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """evaluate() against rank_metrics and by hand; ranked_lists() against sorting everything."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranking_by_definition import by_definition, drops
 
-from fastreid_ops import rank_metrics
 from fastreid_ops.evaluation import PROTOCOLS, Labels, Protocol, evaluate, ranked_lists
 
 
@@ -17,31 +19,67 @@ def problem(seed=0, queries=12, gallery=40, ties=True, dtype=torch.float32):
         distance = (distance * 6 - 3).round()  # with -0.0 among them
 
     def labels(count):
-        return Labels(*(torch.randint(kinds, (count,), generator=generator) for kinds in (5, 3)))
+        return Labels(*(torch.randint(kinds, (count,), generator=generator) for kinds in (5, 3, 2)))
 
     return distance.to(dtype), labels(queries), labels(gallery)
 
 
-@pytest.mark.parametrize("rules", [*PROTOCOLS, Protocol("own", ap="trapezoid", max_rank=90)])
-def test_is_what_the_op_says(rules):
+def renamed(camids, made):
+    aliases = dict(made.camera_aliases)
+    return torch.tensor([aliases.get(camid, camid) for camid in camids.tolist()])
+
+
+OWN = Protocol(
+    "own",
+    ap="trapezoid",
+    clothes_rule="same",
+    cmc="all_hits",
+    invalid="zero",
+    junk_pids=(1, 3),
+    camera_aliases=((0, 7), (2, 1)),
+    max_rank=90,
+)
+
+
+@pytest.mark.parametrize("rules", [*PROTOCOLS, OWN])
+def test_is_what_the_definition_says(rules):
     distance, query, gallery = problem()
     result = evaluate(distance, query, gallery, rules)
     made = result.protocol
-    want = rank_metrics(
+    want = by_definition(
         distance,
         query.pids,
         gallery.pids,
-        query.camids,
-        gallery.camids,
+        renamed(query.camids, made),
+        renamed(gallery.camids, made),
+        query_clothes=query.clothes,
+        gallery_clothes=gallery.clothes,
         camera_rule=made.camera_rule,
+        clothes_rule=made.clothes_rule,
+        junk_pids=made.junk_pids,
         ap=made.ap,
+        cmc=made.cmc,
+        invalid=made.invalid,
         max_rank=made.max_rank,
     )
-    assert result.mAP == want.mAP.item()
-    assert result.mINP == want.mINP.item()
-    for name in ("cmc", "ap", "inp", "first_rank", "num_relevant", "status"):
-        assert getattr(result, name) == getattr(want, name).tolist()
-    assert result.rank(1) == want.cmc[0].item()
+    assert (result.mAP, result.mINP) == pytest.approx((want["mAP"].item(), want["mINP"].item()), abs=1e-14)
+    for name in ("cmc", "ap", "inp"):
+        assert getattr(result, name) == pytest.approx(want[name].tolist(), abs=1e-14)
+    for name in ("first_rank", "cmc_rank", "num_relevant", "status"):
+        assert getattr(result, name) == want[name].tolist()
+    assert result.rank(1) == result.cmc[0]
+
+
+def test_random_galleries():
+    """As many as one asks for, the same ones for the same seed, around the expectation."""
+    distance, query, gallery = problem(7, 30, 60, ties=False)
+    exact = evaluate(distance, query, gallery, "cuhk03")
+    drawn = dataclasses.replace(PROTOCOLS["cuhk03"], repeats=400, seed=3)
+    once, again = (evaluate(distance, query, gallery, drawn) for _ in range(2))
+    assert once == again
+    assert once.cmc != evaluate(distance, query, gallery, dataclasses.replace(drawn, seed=4)).cmc
+    assert max(abs(a - b) for a, b in zip(once.cmc, exact.cmc, strict=True)) < 0.02  # 12,000 galleries
+    assert once.ap == exact.ap
 
 
 def test_by_hand():
@@ -71,6 +109,16 @@ def test_no_camera_needs_no_cameras():
         ranked_lists(distance, *bare)
 
 
+def test_clothes_that_are_not_given_are_asked_for():
+    distance, query, gallery = problem()
+    bare = [side._replace(clothes=None) for side in (query, gallery)]
+    with pytest.raises(TypeError, match="query_clothes: got None"):
+        evaluate(distance, *bare, "clothes_changing")
+    with pytest.raises(TypeError, match=r"query\.clothes: got NoneType"):
+        ranked_lists(distance, *bare, "same_clothes")
+    assert evaluate(distance, *bare) == evaluate(distance, query, gallery)
+
+
 def test_one_camera_names_the_way_out():
     distance, query, gallery = problem()
     one = [Labels(side.pids, torch.zeros_like(side.pids)) for side in (query, gallery)]
@@ -79,14 +127,15 @@ def test_one_camera_names_the_way_out():
     assert evaluate(distance, *one, "no_camera").counts["valid"] == 12
 
 
-def by_sorting(distance, query, gallery, drops, k):
+def by_sorting(distance, query, gallery, made, k):
+    labels = [
+        [side.pids.tolist(), renamed(side.camids, made).tolist(), side.clothes.tolist()]
+        for side in (query, gallery)
+    ]
+    rules = made.camera_rule, made.clothes_rule, made.junk_pids
     lists = []
     for q, row in enumerate(distance.double().tolist()):
-        kept = [
-            g
-            for g in range(len(row))
-            if not (drops and gallery.pids[g] == query.pids[q] and gallery.camids[g] == query.camids[q])
-        ]
+        kept = [g for g in range(len(row)) if not drops(q, g, *labels, *rules)]
         lists.append(sorted(kept, key=lambda g: (row[g], g))[:k])
     return lists
 
@@ -103,7 +152,7 @@ def by_sorting(distance, query, gallery, drops, k):
 def test_ranked_lists_are_the_total_order(seed, gallery_size, k, ties, dtype, name):
     distance, query, gallery = problem(seed, 4, gallery_size, ties, dtype)
     got = ranked_lists(distance, query, gallery, name, k)
-    assert got == by_sorting(distance, query, gallery, name == "market1501", k)
+    assert got == by_sorting(distance, query, gallery, PROTOCOLS[name], k)
 
 
 def test_ranked_lists_agree_with_the_figures():

@@ -31,6 +31,15 @@ def test_json_round_trip_is_exact(result, tmp_path):
     assert json.loads(path.read_text())["counts"] == result.counts
 
 
+def test_older_files_load(result):
+    """Written before a result had cmc_rank and a protocol more than five fields."""
+    values = json.loads(json.dumps(result.to_dict()))
+    del values["cmc_rank"]
+    for field in set(values["protocol"]) - {"name", "ap", "ties", "camera_rule", "max_rank"}:
+        del values["protocol"][field]
+    assert Result.from_dict(values) == result
+
+
 def test_only_plain_types(result):
     def walk(value):
         if isinstance(value, dict):

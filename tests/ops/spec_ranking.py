@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rank_metrics for the contract tests: samples, malformed calls, and an oracle written from the
-definition."""
+"""rank_metrics for the contract tests: samples and malformed calls."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from fractions import Fraction
 
 import numpy as np
 import torch
 from opspec import ISAS, LAYOUTS, ErrorSample, OpSpec, Outputs, Sample
+from ranking_by_definition import by_definition
 
 from fastreid_ops import _C
+from fastreid_ops.ops import _relevance
 from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
 
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -38,69 +38,11 @@ def problem(queries, gallery, pids, cameras, *, seed=0, dtype=torch.float32, tie
     )
 
 
-def by_definition(
-    distance,
-    query_pids,
-    gallery_pids,
-    query_camids=None,
-    gallery_camids=None,
-    *,
-    camera_rule="same_pid",
-    ap="step",
-    max_rank=50,
-    check_finite=True,
-) -> Outputs:
-    """One query at a time in plain Python, fractions instead of floats."""
-    rows = distance.to(torch.float64).tolist()
-    q_pids, g_pids = query_pids.tolist(), gallery_pids.tolist()
-    q_cams = query_camids.tolist() if query_camids is not None else [0] * len(q_pids)
-    g_cams = gallery_camids.tolist() if gallery_camids is not None else [0] * len(g_pids)
-    hits_at = [0] * max_rank
-    aps, inps, firsts, numbers, statuses = [], [], [], [], []
-    for q, row in enumerate(rows):
-        order = sorted(
-            range(len(row)), key=lambda g: (math.isnan(row[g]), 0.0 if math.isnan(row[g]) else row[g], g)
-        )
-        if camera_rule == "same_pid":
-            kept = [g for g in order if g_pids[g] != q_pids[q] or g_cams[g] != q_cams[q]]
-        else:
-            kept = order
-        ranks = [rank for rank, g in enumerate(kept, start=1) if g_pids[g] == q_pids[q]]
-        numbers.append(len(ranks))
-        if not ranks:
-            aps.append(Fraction(0))
-            inps.append(Fraction(0))
-            firsts.append(0)
-            statuses.append(2 if q_pids[q] in g_pids else 1)
-            continue
-        total = Fraction(0)
-        for n, rank in enumerate(ranks, start=1):
-            if ap == "step":
-                total += Fraction(n, rank)
-            else:
-                before = Fraction(n - 1, rank - 1) if rank > 1 else Fraction(1)
-                total += (before + Fraction(n, rank)) / 2
-        aps.append(total / len(ranks))
-        inps.append(Fraction(len(ranks), ranks[-1]))
-        firsts.append(ranks[0])
-        statuses.append(0)
-        for k in range(ranks[0] - 1, max_rank):
-            hits_at[k] += 1
-    valid = max(statuses.count(0), 1)
-
-    def real(values):
-        return torch.tensor([float(value) for value in values], dtype=torch.float64)
-
-    return {
-        "cmc": real(Fraction(hits, valid) for hits in hits_at),
-        "mAP": real([sum(aps, Fraction(0)) / valid])[0],
-        "mINP": real([sum(inps, Fraction(0)) / valid])[0],
-        "ap": real(aps),
-        "inp": real(inps),
-        "first_rank": torch.tensor(firsts, dtype=torch.int64),
-        "num_relevant": torch.tensor(numbers, dtype=torch.int64),
-        "status": torch.tensor(statuses, dtype=torch.int64),
-    }
+def clothes(queries, gallery, kinds=2, *, seed=0):
+    """The two keyword arguments with random clothes."""
+    generator = torch.Generator().manual_seed(seed + 1000)
+    sizes = {"query_clothes": queries, "gallery_clothes": gallery}
+    return {name: torch.randint(kinds, (size,), generator=generator) for name, size in sizes.items()}
 
 
 def outputs(result: RankMetrics) -> Outputs:
@@ -117,7 +59,22 @@ def sample_inputs(dtype: torch.dtype, device: str, seed: int) -> list[Sample]:
         tensors = problem(*shape, seed=seed, dtype=dtype, ties=ties)
         return Sample(name, tuple(t.to(device) for t in tensors), kwargs)
 
+    def dressed(name, shape, **kwargs):
+        worn = {key: value.to(device) for key, value in clothes(*shape[:2], seed=seed).items()}
+        return case(name, shape, ties=True, **worn, **kwargs)
+
     large = problem(3, 2051, 2, 1000, seed=seed, dtype=dtype, ties=True)
+    single = []
+    if device == "cpu":
+        single = [
+            case("one of each", (6, 60, 9, 3), ties=True, cmc="single_gallery_shot", max_rank=8),
+            case(
+                "one of each, other cameras",
+                (6, 60, 9, 3),
+                cmc="single_gallery_shot",
+                camera_rule="same_camera",
+            ),
+        ]
     return [
         case("few", (5, 23, 3, 2), max_rank=10),
         case("ties", (9, 64, 4, 3), ties=True),
@@ -125,24 +82,41 @@ def sample_inputs(dtype: torch.dtype, device: str, seed: int) -> list[Sample]:
         case("no cameras", (6, 40, 3, 1), ties=True, camera_rule="none", max_rank=1),
         case("one of everything", (1, 1, 1, 1), camera_rule="none"),
         case("max_rank beyond the gallery", (7, 5, 2, 2), max_rank=11),
+        dressed("clothes changed", (8, 70, 4, 3), clothes_rule="cross", cmc="unique_pid"),
+        dressed("clothes kept", (8, 70, 4, 3), clothes_rule="same", camera_rule="none", invalid="zero"),
+        case("other cameras", (9, 200, 6, 3), camera_rule="same_camera", cmc="unique_pid", max_rank=6),
+        case("junk", (9, 70, 6, 3), ties=True, junk_pids=(3, -1), ap="trapezoid", invalid="zero"),
+        case("all hits", (6, 90, 4, 3), ties=True, cmc="all_hits", camera_rule="same_camera"),
+        *single,
         Sample("an identity of a thousand images", tuple(t.to(device) for t in large), {"ap": "trapezoid"}),
     ]
 
 
+def native_arguments(arguments, **kwargs):
+    """What rank_metrics hands to the native op, from its own arguments."""
+    labels = {key: kwargs.pop(key) for key in ("query_clothes", "gallery_clothes") if key in kwargs}
+    rules = _relevance.Rules(**kwargs)
+    sides = _relevance.as_int64("rank_metrics", rules, _relevance.Sides(*arguments[1:], **labels))
+    return (arguments[0], *_relevance.native(rules, sides), *rules.codes())
+
+
 def _opcheck_calls():
-    distance, query_pids, gallery_pids, query_camids, gallery_camids = problem(5, 23, 3, 2, seed=1, ties=True)
-    values, members = torch.sort(gallery_pids, stable=True)
-    begin, end = (torch.searchsorted(values, query_pids, right=right) for right in (False, True))
+    distance, *labels = problem(5, 23, 3, 2, seed=1, ties=True)
     op = torch.ops.fastreid.rank_metrics.default
-    calls = [
-        (op, (view, members, begin, end, query_camids, gallery_camids, 0, 0, 10))
-        for view in (distance, distance.double(), distance.mT.contiguous().mT, distance[:1].expand(5, 23))
-    ]
-    calls.append((op, (distance.bfloat16(), members, begin, end, None, None, 1, 1, 3)))
+    views = (distance, distance.double(), distance.mT.contiguous().mT, distance[:1].expand(5, 23))
+    calls = [native_arguments((view, *labels), max_rank=10) for view in views]
     calls.append(
-        (op, (distance[:0].half(), members, begin[:0], end[:0], query_camids[:0], gallery_camids, 0, 0, 1))
+        native_arguments((distance.bfloat16(), *labels), camera_rule="none", ap="trapezoid", max_rank=3)
     )
-    return calls
+    none = (distance[:0].half(), labels[0][:0], labels[1], labels[2][:0], labels[3])
+    calls.append(native_arguments(none, max_rank=1))
+    worn = clothes(5, 23)
+    calls.append(native_arguments((distance, *labels), clothes_rule="cross", cmc="unique_pid", **worn))
+    calls.append(
+        native_arguments((distance, *labels), camera_rule="same_camera", cmc="all_hits", junk_pids=(1,))
+    )
+    calls.append(native_arguments((distance, *labels), cmc="single_gallery_shot", repeats=3, seed=5))
+    return [(op, call) for call in calls]
 
 
 class _Malformed:
@@ -211,35 +185,71 @@ def _float_errors(bad: _Malformed) -> None:
 
 
 def _label_errors(bad: _Malformed) -> None:
-    for name in ("query_pids", "gallery_pids", "query_camids", "gallery_camids"):
-        labels = bad.good[name]
+    names = (
+        "query_pids",
+        "gallery_pids",
+        "query_camids",
+        "gallery_camids",
+        "query_clothes",
+        "gallery_clothes",
+    )
+    worn = {**clothes(4, 6), "clothes_rule": "cross"}
+    for name in names:
+        labels = {**bad.good, **worn}[name]
+
+        def add(what, *arguments, name=name, **changes):
+            bad.add(what, *arguments, **({**worn, **changes} if "clothes" in name else changes))
+
         size = labels.shape[0]
         for dtype in (torch.float32, torch.bool, torch.complex64):
-            bad.add(f"{name} {dtype}", TypeError, name, "int64", **{name: labels.to(dtype)})
-        bad.add(f"{name} list", TypeError, name, "torch.Tensor", **{name: labels.tolist()})
-        bad.add(f"{name} array", TypeError, name, "torch.Tensor", **{name: np.zeros(size, dtype=np.int64)})
-        bad.add(f"{name} None", TypeError, name, "None", **{name: None})
-        bad.add(f"{name} column", ValueError, name, rf"shape \({size}, 1\)", **{name: labels[:, None]})
-        bad.add(f"{name} scalar", ValueError, name, r"shape \(\)", **{name: labels[0]})
-        bad.add(f"{name} short", ValueError, name, f"size {size}", **{name: labels[1:]})
-        bad.add(f"{name} long", ValueError, name, f"size {size}", **{name: labels.repeat(2)})
-        bad.add(f"{name} empty", ValueError, name, f"size {size}", **{name: labels[:0]})
-        bad.add(f"{name} on meta", ValueError, name, "device meta", **{name: labels.to("meta")})
-        bad.add(f"{name} sparse", TypeError, name, "sparse", **{name: labels.to_sparse()})
+            add(f"{name} {dtype}", TypeError, name, "int64", **{name: labels.to(dtype)})
+        add(f"{name} list", TypeError, name, "torch.Tensor", **{name: labels.tolist()})
+        add(f"{name} array", TypeError, name, "torch.Tensor", **{name: np.zeros(size, dtype=np.int64)})
+        add(f"{name} None", TypeError, name, "None", **{name: None})
+        add(f"{name} column", ValueError, name, rf"shape \({size}, 1\)", **{name: labels[:, None]})
+        add(f"{name} scalar", ValueError, name, r"shape \(\)", **{name: labels[0]})
+        add(f"{name} short", ValueError, name, f"size {size}", **{name: labels[1:]})
+        add(f"{name} long", ValueError, name, f"size {size}", **{name: labels.repeat(2)})
+        add(f"{name} empty", ValueError, name, f"size {size}", **{name: labels[:0]})
+        add(f"{name} on meta", ValueError, name, "device meta", **{name: labels.to("meta")})
+        add(f"{name} sparse", TypeError, name, "sparse", **{name: labels.to_sparse()})
     huge = torch.full((4,), -1, dtype=torch.int64).view(torch.uint64)
     bad.add("pids beyond int64", ValueError, "query_pids", r"2\*\*63", query_pids=huge)
+    one_side = {"query_clothes": worn["query_clothes"]}
+    bad.add("one side of clothes", TypeError, "gallery_clothes", "None", **one_side)
     bad.add(
         "one side of cameras", TypeError, "gallery_camids", "None", gallery_camids=None, camera_rule="none"
     )
 
 
 def _choice_errors(bad: _Malformed) -> None:
-    bad.add("camera_rule unknown", ValueError, "camera_rule", "same_pid or none", camera_rule="all")
+    bad.add(
+        "camera_rule unknown", ValueError, "camera_rule", "same_pid, none or same_camera", camera_rule="all"
+    )
     bad.add("camera_rule near", ValueError, "camera_rule", "did you mean 'same_pid'", camera_rule="same-pid")
     bad.add("camera_rule None", TypeError, "camera_rule", "NoneType", camera_rule=None)
     bad.add("ap unknown", ValueError, "ap", "step or trapezoid", ap="average")
     bad.add("ap near", ValueError, "ap", "did you mean 'trapezoid'", ap="trapezoidal")
     bad.add("ap int", TypeError, "ap", "int", ap=1)
+    bad.add("clothes_rule unknown", ValueError, "clothes_rule", "any, cross or same", clothes_rule="all")
+    bad.add("clothes_rule None", TypeError, "clothes_rule", "NoneType", clothes_rule=None)
+    bad.add("cmc unknown", ValueError, "cmc", "did you mean 'all_hits'", cmc="all_hit")
+    bad.add("invalid unknown", ValueError, "invalid", "skip or zero", invalid="drop")
+    for value in ({-1}, -1, None, "-1", torch.tensor([-1])):
+        bad.add(f"junk_pids {value!r}", TypeError, "junk_pids", "tuple or list of ints", junk_pids=value)
+    for value in ((1.0,), (True,), ["0"]):
+        bad.add(f"junk_pids {value!r}", TypeError, "junk_pids", "in it", junk_pids=value)
+    bad.add("junk_pids huge", ValueError, "junk_pids", "fit int64", junk_pids=(2**63,))
+    shot = {"cmc": "single_gallery_shot"}
+    for value in (0, -1):
+        bad.add(f"repeats {value}", ValueError, "repeats", "at least 1", repeats=value, **shot)
+    for value in (1.0, True, "10"):
+        bad.add(f"repeats {value!r}", TypeError, "repeats", "at least 1", repeats=value, **shot)
+    bad.add("repeats of nothing", ValueError, "repeats", "draws nothing", repeats=10)
+    for value in (-1, 2**63):
+        bad.add(f"seed {value}", ValueError, "seed", "from 0 to", seed=value, **shot)
+    for value in (1.0, True, None):
+        bad.add(f"seed {value!r}", TypeError, "seed", "an int", seed=value, **shot)
     for value in (0, -1):
         bad.add(f"max_rank {value}", ValueError, "max_rank", "at least 1", max_rank=value)
     for value in (1.0, True, "10", None, torch.tensor(3)):
@@ -254,6 +264,8 @@ def _choice_errors(bad: _Malformed) -> None:
         "query_camids": torch.zeros(4, dtype=torch.int8),
         "gallery_camids": torch.zeros(6, dtype=torch.int16),
     }
+    gone = {**one_camera, "camera_rule": "same_camera"}
+    bad.add("all dropped", ValueError, "query_pids", "rules drop every match of 4.*'same_camera'", **gone)
     bad.add("one camera", ValueError, "query_pids", '4 have theirs only .*camera_rule="none"', **one_camera)
 
 

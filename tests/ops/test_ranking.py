@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ranking_by_definition import by_definition
 from sklearn.metrics import average_precision_score
-from spec_ranking import FLOATING, ISAS_HERE, by_definition, equal, outputs, problem
+from spec_ranking import FLOATING, ISAS_HERE, clothes, equal, outputs, problem
 
 from fastreid_ops import _C, RankMetrics, rank_metrics
 from fastreid_ops.ops.ranking import VALID, reference
@@ -33,6 +34,17 @@ rules = st.fixed_dictionaries(
     {
         "camera_rule": st.sampled_from(["same_pid", "none"]),
         "ap": st.sampled_from(["step", "trapezoid"]),
+        "max_rank": st.integers(1, 80),
+    }
+)
+every_rule = st.fixed_dictionaries(
+    {
+        "camera_rule": st.sampled_from(["same_pid", "none", "same_camera"]),
+        "clothes_rule": st.sampled_from(["any", "cross", "same"]),
+        "junk_pids": st.sampled_from([(), (0,), (-1, 2, 1), [5]]),
+        "ap": st.sampled_from(["step", "trapezoid"]),
+        "cmc": st.sampled_from(["first_hit", "unique_pid", "all_hits", "single_gallery_shot"]),
+        "invalid": st.sampled_from(["skip", "zero"]),
         "max_rank": st.integers(1, 80),
     }
 )
@@ -76,6 +88,16 @@ def test_equals_the_definition_and_the_reference(arguments, kwargs):
     if got is not None:
         close(got, by_definition(*arguments, **kwargs))
         assert equal(got, reference(*arguments, **kwargs))
+
+
+@settings(max_examples=300, deadline=None)
+@given(problems, every_rule)
+def test_every_combination_of_rules_equals_the_definition_and_the_reference(arguments, kwargs):
+    worn = clothes(*arguments[0].shape, 3)
+    got = run(arguments, **kwargs, **worn)
+    if got is not None:
+        close(got, by_definition(*arguments, **kwargs, **worn))
+        assert equal(got, reference(*arguments, **kwargs, **worn))
 
 
 def test_equals_scikit_learn_without_ties():

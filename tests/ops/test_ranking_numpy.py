@@ -13,7 +13,7 @@ import fastreid_ops.numpy as door
 import numpy as np
 import pytest
 import torch
-from spec_ranking import ISAS_HERE, outputs, problem
+from spec_ranking import ISAS_HERE, clothes, outputs, problem
 
 from fastreid_ops import rank_metrics
 
@@ -135,6 +135,13 @@ SPOILT[1, :2], SPOILT[3, 5] = np.inf, np.nan
         (ValueError, "max_rank: got 0", {"max_rank": 0}),
         (ValueError, "num_threads: got -1", {"num_threads": -1}),
         (ValueError, "camera_rule: got 'all'", {"camera_rule": "all"}),
+        (TypeError, "gallery_clothes: got None", {"clothes_rule": "same", "query_clothes": QC}),
+        (TypeError, "junk_pids: got -1", {"junk_pids": -1}),
+        (ValueError, "repeats: got 3", {"repeats": 3}),
+        (ValueError, "repeats: got 0", {"repeats": 0, "cmc": "single_gallery_shot"}),
+        (ValueError, "seed: got -1", {"seed": -1}),
+        (ValueError, "cmc: got 'x'", {"cmc": "x"}),
+        (ValueError, "rules drop every match of 4", {"junk_pids": list(range(9))}),
         (ValueError, "ap: got 3", {"ap": 3}),
         (ValueError, "4 have a pid that is not in the gallery", {"query_pids": QP + 9}),
         (ValueError, "4 have theirs only under their own camera", {"query_camids": QC * 0, "gallery_camids": GC * 0}),
@@ -148,12 +155,35 @@ def test_door_refuses(error, pattern, changes):
     assert ", expected " in str(caught.value)
 
 
-def test_door_says_what_it_cannot_do():
-    for evaluate in (door.evaluate_cy, door.evaluate_fastreid):
-        with pytest.raises(
-            ValueError, match="use_metric_cuhk03: got True, expected False: only the Market-1501"
-        ):
-            evaluate(D, QP, GP, QC, GC, 5, use_metric_cuhk03=True)
+def test_door_has_every_rule():
+    rules = (
+        {"camera_rule": "same_camera", "cmc": "unique_pid", "junk_pids": (1, -1)},
+        {"clothes_rule": "cross", "cmc": "all_hits", "invalid": "zero"},
+        {"clothes_rule": "same", "camera_rule": "none", "ap": "trapezoid"},
+        {"cmc": "single_gallery_shot", "camera_rule": "same_camera", "max_rank": 4},
+        {"cmc": "single_gallery_shot", "repeats": 6, "seed": 8, "junk_pids": [2]},
+    )
+    arguments, worn = problem(33, 130, 7, 3, seed=5, ties=True), clothes(33, 130)
+    arrays, worn_arrays = [value.numpy() for value in arguments], {k: v.numpy() for k, v in worn.items()}
+    for kwargs in rules:
+        want = rank_metrics(*arguments, **kwargs, **worn)
+        for threads in (1, 3):
+            got = door.rank_metrics(*arrays, **kwargs, **worn_arrays, num_threads=threads)
+            for name, value in outputs(want).items():
+                assert np.array_equal(getattr(got, name), value.numpy()), (kwargs, name)
+    none = door.rank_metrics(arrays[0][:0], arrays[1][:0], arrays[2], arrays[3][:0], arrays[4], **rules[0])
+    assert none.cmc_rank.shape == (0,)
+
+
+def test_cuhk03_of_the_drop_ins_is_the_expectation():
+    arrays = [value.numpy() for value in problem(30, 90, 9, 3, seed=2)]
+    want = door.rank_metrics(*arrays, cmc="single_gallery_shot", max_rank=12)
+    cmc, mean = door.evaluate_cy(*arrays, 12, use_metric_cuhk03=True)
+    assert (cmc == want.cmc.astype(np.float32)).all()
+    assert mean == want.mAP == door.evaluate_cy(*arrays, 12)[1]
+    cmc, aps, _ = door.evaluate_fastreid(*arrays, 12, True)
+    assert (cmc == want.cmc.astype(np.float32)).all()
+    assert len(aps) == (want.status == 0).sum()
 
 
 PROGRAM = """

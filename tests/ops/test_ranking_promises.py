@@ -6,7 +6,7 @@ from __future__ import annotations
 import fastreid_ops.numpy as door
 import pytest
 import torch
-from spec_ranking import FLOATING, ISAS_HERE, equal, outputs, problem
+from spec_ranking import FLOATING, ISAS_HERE, clothes, equal, native_arguments, outputs, problem
 
 from fastreid_ops import _C, rank_metrics
 from fastreid_ops.ops.ranking import ABSENT_PID, SAME_CAMERA_ONLY, VALID, reference
@@ -156,7 +156,7 @@ def test_no_queries():
     )
     assert got.cmc.tolist() == [0, 0]
     assert (got.mAP.item(), got.mINP.item()) == (0, 0)
-    assert [value.shape for value in got[3:]] == [(0,)] * 5
+    assert [value.shape for value in got[3:]] == [(0,)] * 6
     assert equal(
         got,
         reference(
@@ -251,7 +251,7 @@ def test_compile_and_export():
 
 def test_meta_tensors_have_shapes():
     got = rank_metrics(*(value.to("meta") for value in problem(6, 30, 3, 2)), max_rank=5)
-    assert [tuple(value.shape) for value in got] == [(5,), (), (), *[(6,)] * 5]
+    assert [tuple(value.shape) for value in got] == [(5,), (), (), *[(6,)] * 6]
 
 
 def test_autocast_changes_nothing():
@@ -261,21 +261,31 @@ def test_autocast_changes_nothing():
 
 
 def test_direct_calls_stay_inside_their_memory():
-    distance, _, _, q_cams, g_cams = problem(3, 8, 2, 2)
-    members, begin, end = torch.arange(8), torch.zeros(3, dtype=torch.int64), torch.full((3,), 8)
-    good = {0: distance, 1: members, 2: begin, 3: end, 4: q_cams, 5: g_cams, 6: 0, 7: 0, 8: 5}
+    arguments = problem(3, 8, 2, 2)
+    given = {"clothes_rule": "cross", "camera_rule": "same_pid", "junk_pids": (7,), "cmc": "unique_pid"}
+    good = dict(enumerate(native_arguments(arguments, **given, **clothes(3, 8))))
+    distance, members, begin, end, q_cams, g_cams, _, _, row, bits, identity = list(good.values())[:11]
     op = torch.ops.fastreid.rank_metrics.default
     op(*good.values())
     wrong = {
         0: [distance[0], distance.int()],
         1: [members + 1, members - 1, members[:7], members.int(), torch.arange(16)[::2]],
-        2: [begin - 1, end + 1],
-        3: [end + 1, begin - 1],
+        2: [begin - 1, end + 9],
+        3: [end + 9, begin - 1],
         4: [None, g_cams],
         5: [None, q_cams],
-        6: [2],
-        7: [-1],
-        8: [0],
+        6: [None, g_cams],
+        7: [None, q_cams],
+        8: [None, row + 1, row - 1, row[:2]],
+        9: [bits[0], bits[:, :0], bits.int(), bits - 2**63, bits | 256],
+        10: [None, identity + 8, identity - 1, identity[:7]],
+        11: [2, -1],
+        12: [3],
+        13: [-1],
+        14: [4],
+        15: [2],
+        16: [0],
+        17: [-1],
     }
     for place, value in ((place, value) for place, values in wrong.items() for value in values):
         with pytest.raises((ValueError, RuntimeError), match="rank_metrics"):

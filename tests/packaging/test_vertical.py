@@ -73,7 +73,12 @@ def test_every_test_and_benchmark_of_an_op_has_an_op():
 @by_op
 def test_kernels_know_no_torch_and_no_other_op(folder, stem):
     own = f"{folder}/{stem}.h"
-    assert set(includes(source(folder, f"{stem}.h"))) <= {"cstdint", "common/dtype.h", "common/isa.h"}
+    assert set(includes(source(folder, f"{stem}.h"))) <= {
+        "cstdint",
+        "common/dtype.h",
+        "common/isa.h",
+        "common/relevance.h",
+    }
     headers = set(includes(source(folder, f"{stem}_cpu.cpp")))
     parts = {f"{folder}/{p.name}" for p in (ROOT / "csrc" / folder).glob(PART.format(stem))}
     for part in headers & parts:
