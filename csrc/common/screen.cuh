@@ -4,8 +4,7 @@
 // As in screen.h: rows are moved by a common vector, scaled by a common power of two and rounded, and the score
 // s(x, y) = x.y - |y|^2 / 2 is then known to within +-screen_bound(x). The products come from the tensor cores, of
 // float16: the longest row has a length of about 1, so that the range is enough (what it loses of small elements is
-// in the bound), and an eighth of bfloat16's rounding is left. For the angular metrics a row of zeros is at squared distance 2 from all others, as if it had a direction
-// of its own: one more column says so. (Between two such rows that fails: a row of zeros in x is the caller's.)
+// in the bound), and an eighth of bfloat16's rounding is left.
 #pragma once
 
 #include "common/exact.cuh"
@@ -87,15 +86,12 @@ __device__ __forceinline__ double screen_factor(const Frame& frame, bool angular
 // ---- one set of rows, packed ----
 
 struct Screened {
-  __half* packed;  // (padded to whole tiles, screen_depth())
+  __half* packed;  // (padded to whole tiles, depth_of())
   float* half;     // (rows,) |x|^2 / 2
   float* norm;     // (rows,) at least |x| and |x^|
   float* error;    // (rows,) at least |x - x^|
 
-  // Columns: one more for the angular metrics, padded with zeros.
-  static int64_t depth_of(int64_t depth, bool angular) {
-    return round_up(depth + (angular ? 1 : 0), kTileDepth);
-  }
+  static int64_t depth_of(int64_t depth) { return round_up(depth, kTileDepth); }  // padded with zeros
   static int64_t bytes(int64_t rows, int64_t depth) {
     const int64_t padded = round_up(rows, kTile);
     return padded * (depth * 2 + 12);
@@ -116,8 +112,7 @@ __device__ __forceinline__ float rounded_up(double value) {
   return static_cast<float>(value * (1 + 1e-6)) + 1e-37f;
 }
 
-// Packs rows first to first + count - 1 of `rows`, a warp for each, and zeros up to whole tiles. packed_depth: of
-// screen_depth. largest: whether these rows are those of y, whose largest norm and error are asked for.
+// Packs rows first to first + count - 1 of `rows`, a warp for each, and zeros up to whole tiles. largest: whether these rows are those of y, whose largest norm and error are asked for.
 template <class S>
 __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int64_t depth,
                             int64_t packed_depth, const double* square, Frame frame, bool largest,
@@ -139,8 +134,6 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
         // The scaled element exactly as exact_distance() has it.
         const double element = as_double(from[at * rows.column_stride]);
         v = __dsub_rn(angular ? __dmul_rn(element, scale) : element, frame.centre[at]) * factor;
-      } else if (real && angular && at == depth && scale == 0) {
-        v = factor;
       }
       const __half rounded = __float2half_rn(static_cast<float>(v));
       const double r = as_double(rounded);
@@ -158,7 +151,10 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
   // A length from a square without all its bits is not quite 1, but distance 2 from rows of zeros it has.
   if (real && angular && square[row] < 1e-290 && scale != 0) error = INFINITY;
   const float norm = rounded_up(sqrt(before > after ? before : after)), off = rounded_up(sqrt(error));
-  out.half[i] = static_cast<float>(before / 2);
+  // A row of zeros has no direction: its d2 is 2 to every row, not the 1 of its place among unit vectors. (A row of
+  // zeros in x has no scores: that is its caller's.)
+  const double lift = real && angular && scale == 0 ? factor * factor : 0;
+  out.half[i] = static_cast<float>((before + lift) / 2);
   out.norm[i] = norm;
   out.error[i] = off;
   // Bits of floats that are not negative are ordered as they are; those of NaN come last.
