@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a pytest-benchmark JSON to benchmarks/results/<machine>.json (medians by group, each also as a ratio to ours) and
-docs/performance.md.
+"""From a pytest-benchmark JSON to benchmarks/results/<machine>.json (medians by group, each also as a ratio to ours)
+and docs/performance.md.
 
     FASTREID_BENCH_FULL=1 pytest benchmarks --benchmark-only --benchmark-json=bench.json
     python benchmarks/summarise.py bench.json
