@@ -176,13 +176,13 @@ def native(rules: Rules, sides: Sides) -> NativeRelevance:
     return NativeRelevance(members, begin, end, *cameras, *sides[4:6], query_class, excluded, identity)
 
 
-<<<<<<< HEAD
 def of_queries(relevance: NativeRelevance, rows: slice) -> NativeRelevance:
     """The same gallery for some of the queries."""
     mine = ("begin", "end", "query_camids", "query_clothes", "query_class")
     given = ((name, getattr(relevance, name)) for name in mine)
     return relevance._replace(**{name: value[rows] for name, value in given if value is not None})
-=======
+
+
 def _sorted(pids: Tensor) -> tuple[Tensor, Tensor]:
     """torch.sort(pids, stable=True). On a CPU it goes by digits, five times faster, from 2**15 elements on: a gallery
     almost as large is padded."""
@@ -192,7 +192,6 @@ def _sorted(pids: Tensor) -> tuple[Tensor, Tensor]:
     padding = pids.new_full((enough - size,), torch.iinfo(torch.int64).max)  # behind its equals
     values, members = torch.sort(torch.cat([pids, padding]), stable=True)
     return values[:size], members[:size]
->>>>>>> 616f2f178c3bc93cb242dd87867cc9dd674710d4
 
 
 def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | None]:
