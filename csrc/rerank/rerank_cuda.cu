@@ -23,7 +23,7 @@ __device__ int64_t block_scan(int64_t value, int64_t* total) {
   if (lane == kWarpSize - 1) partial[warp] = sum;
   __syncthreads();
   int64_t all = 0;
-  for (int w = 0; w < blockDim.x / kWarpSize; ++w) {
+  for (int w = 0; w < static_cast<int>(blockDim.x) / kWarpSize; ++w) {
     if (w < warp) sum += partial[w];
     all += partial[w];
   }
@@ -78,7 +78,7 @@ __global__ void rerank_select_kernel(RerankMatrices matrices, int64_t k, int32_t
     double largest = 0;
     for (int64_t j = 0; j < points; ++j) {
       const double found = static_cast<float>(matrix_distance(matrices, i, j));
-      largest = largest >= found ? largest : found;  // a NaN comes in and stays
+      if (found > largest || found != found) largest = found;  // a NaN stays
       if (n == k && !(found < held[k - 1])) continue;
       int64_t place = n < k ? n++ : k - 1;
       for (; place > 0 && held[place - 1] > found; --place)
