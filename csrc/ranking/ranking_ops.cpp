@@ -19,7 +19,8 @@ void check_range(const char* argument, const int64_t* values, int64_t n, int64_t
   }
 }
 
-// Every index that the kernels follow lies inside its array. Returns the size of the largest group of members.
+// Every index that the kernels follow lies inside its array. Returns the size of the largest group of
+// members.
 int64_t check_labels(const RankingCall& call) {
   const RankingProblem& p = call.problem;
   const Relevance& rules = p.relevance;
@@ -65,7 +66,8 @@ FASTREID_RANK_METRICS(run)
 STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
   // members: gallery indices, those of one pid side by side; begin, end: the range of each query's pid in it;
   // query_class, excluded, gallery_identity: as in relevance.h, null where no rule reads them. The codes
-  // are the enumerators of relevance.h; repeats: 0 for the mean over all galleries. Results as in RankingCall.
+  // are the enumerators of relevance.h; repeats: 0 for the mean over all galleries. Results as in
+  // RankingCall.
   m.def(
       "rank_metrics(Tensor distance, Tensor members, Tensor begin, Tensor end, Tensor? query_camids, Tensor? "
       "gallery_camids, Tensor? query_clothes, Tensor? gallery_clothes, Tensor? query_class, Tensor? "
