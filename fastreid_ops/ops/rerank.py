@@ -87,8 +87,8 @@ def k_reciprocal(
     ``k1`` and ``k2`` may exceed the number of points: lists then hold all of them.
 
     *Shapes*: query (Q, D), gallery (G, D), one floating dtype and device, Q, G and D at least 1, Q + G at most 2^30.
-    Result (Q, G) float32; with ``top=r`` a ``Nearest``, distances (Q, r) float32 and indices (Q, r) int64: the head of the
-    same result, without ever forming Q x G. Half types are computed in float32.
+    Result (Q, G) float32; with ``top=r`` a ``Nearest``, distances (Q, r) float32 and indices (Q, r) int64: the head
+    of the same result, without ever forming Q x G. Half types are computed in float32.
 
     *NaN*: NaN and Inf are refused. Where all distances of a row are zero, d is 0 there. A row of zeros has cosine
     distance 1 to every row.
