@@ -15,6 +15,7 @@ from fastreid_ops._version import __version__
 
 if TYPE_CHECKING:
     from fastreid_ops.ops.distance import pairwise_distance
+    from fastreid_ops.ops.feature_ranking import rank_features
     from fastreid_ops.ops.nearest import Nearest, nearest
     from fastreid_ops.ops.ranking import RankMetrics, rank_metrics
     from fastreid_ops.ops.rerank import (
@@ -38,6 +39,7 @@ __all__ = [
     "k_reciprocal_from_distances",
     "nearest",
     "pairwise_distance",
+    "rank_features",
     "rank_metrics",
 ]
 
@@ -47,6 +49,7 @@ _LAZY = {
     "Nearest": "fastreid_ops.ops.nearest",
     "nearest": "fastreid_ops.ops.nearest",
     "RankMetrics": "fastreid_ops.ops.ranking",
+    "rank_features": "fastreid_ops.ops.feature_ranking",
     "rank_metrics": "fastreid_ops.ops.ranking",
     "SparseDistances": "fastreid_ops.ops.rerank",
     "gnn_rerank": "fastreid_ops.ops.rerank",

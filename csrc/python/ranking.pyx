@@ -87,6 +87,7 @@ cdef extern from "ranking/ranking.h" namespace "fastreid" nogil:
         InvalidRule invalid_rule
         int64_t repeats
         uint64_t seed
+        int64_t first_query
 
     ctypedef struct RankingRows:
         double* ap
@@ -335,6 +336,7 @@ def _rank(op, names, arrays, clothes, camera_rule, clothes_rule, junk_pids, ap, 
         raise ValueError(_message(op, "repeats", repeats, f"None for cmc={cmc!r}, which draws nothing"))
     problem.repeats = 0 if repeats is None else _integer(op, "repeats", repeats, 1)
     problem.seed = _integer(op, "seed", seed, 0)
+    problem.first_query = 0
     problem.max_rank = _integer(op, "max_rank", max_rank, 1)
     cdef int64_t threads = _integer(op, "num_threads", num_threads, 0)
     query_pids = _labels(op, names[1], arrays[1], queries)

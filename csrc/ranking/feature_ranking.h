@@ -56,6 +56,9 @@ struct FeatureRankingKernels {
   int64_t (*state_bytes)(const FeatureRankingProblem* problem);  // 64-byte aligned, uninitialised
   int64_t (*workspace_bytes)(const FeatureRankingProblem* problem);
   int64_t (*items)(const FeatureRankingProblem* problem, FeatureRankingPhase phase);
+  // Distances measured exactly by the ranking items run so far. Rounding to bfloat16 leaves few undecided where a
+  // network has learnt to tell people apart, and too many where matches lie among everybody else.
+  int64_t (*measured)(const FeatureRankingProblem* problem, void* state);
   void (*run)(const FeatureRankingProblem* problem, const RankingRows* rows, FeatureRankingPhase phase,
               int64_t first, int64_t last, void* state, void* workspace);
 };

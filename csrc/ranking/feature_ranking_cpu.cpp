@@ -17,13 +17,16 @@ constexpr int kPending = 16;                           // undecided entries of a
 struct State {
   Screened x, y;
   Frame frame;
-  float* bound;  // (queries,) of scores
+  float* bound;       // (queries,) of scores
+  int64_t* measured;  // one number
 
   static int64_t lay_out(const FeatureRankingProblem& p, char* memory, State* s) {
     char* const begin = memory;
     s->frame.centre = reinterpret_cast<double*>(memory);
     s->frame.factor = s->frame.max_norm = s->frame.max_error = 0;
     memory += round_up((p.depth + 4) * 8, 64);
+    s->measured = reinterpret_cast<int64_t*>(memory);
+    memory += 64;
     s->bound = reinterpret_cast<float*>(memory);
     memory += round_up(p.queries * 4, 64);
     s->x.lay_out(memory, p.queries, p.depth, p.pairs, p.angular);
@@ -110,6 +113,7 @@ class Run {
   void find_frame() {
     s.frame.find_centre(y, p.gallery, p.depth, p.angular);
     s.frame.find_factor(s.x, s.y, p.angular);
+    *s.measured = 0;
     s.save(p);
   }
 
@@ -130,6 +134,7 @@ class Run {
 
   void rank(int64_t item) {
     lay_out();
+    measured = 0;
     const int64_t first = item * kBlockRows, last = smaller(p.queries, first + kBlockRows);
     for (int64_t q = first; q < last; ++q) begin(query[q - first], q);
     for (int64_t j = 0; j < s.y.padded / kPanel; ++j) {
@@ -141,6 +146,7 @@ class Run {
       }
     }
     for (int64_t q = first; q < last; ++q) end(query[q - first]);
+    __atomic_fetch_add(s.measured, measured, __ATOMIC_RELAXED);
   }
 
  private:
@@ -265,6 +271,7 @@ class Run {
   // Measures the undecided entries and puts them in front of the match they belong to.
   void decide(Query& q) {
     double value[kPending];
+    measured += q.pending;
     prepare(q.row);
     measure_exactly(q.row, q.pending_index, q.pending, value);
     for (int32_t e = 0; e < q.pending; ++e) {
@@ -336,6 +343,7 @@ class Run {
   Query* query = nullptr;      // (kBlockRows,)
   Ordered list{};              // (largest_group + 1,)
   int64_t* ranks = nullptr;    // (largest_group + 1,)
+  int64_t measured = 0;
 };
 
 int64_t items(const FeatureRankingProblem* p, FeatureRankingPhase phase) {
@@ -402,8 +410,15 @@ int64_t workspace_bytes(const FeatureRankingProblem* problem) {
   return Run<float>::workspace_bytes(*problem);
 }
 
+int64_t measured(const FeatureRankingProblem* problem, void* memory) {
+  State state;
+  State::lay_out(*problem, static_cast<char*>(memory), &state);
+  return __atomic_load_n(state.measured, __ATOMIC_RELAXED);
+}
+
 }  // namespace
 
-extern const FeatureRankingKernels feature_ranking_kernels = {state_bytes, workspace_bytes, items, run};
+extern const FeatureRankingKernels feature_ranking_kernels = {state_bytes, workspace_bytes, items, measured,
+                                                              run};
 
 }  // namespace fastreid::FASTREID_ISA

@@ -46,16 +46,33 @@ inline void check_features(const Tensor& x, const Tensor& y) {
 
 // As FASTREID_RANK_METRICS, from a run(x, y, angular, const RankingArguments&).
 #define FASTREID_RANK_FEATURES(run)                                                                          \
-  std::tuple<Tensor, Tensor, Tensor, Tensor> rank_features(                                                  \
+  std::tuple<Tensor, Tensor, Tensor> rank_features(                                                          \
       const Tensor& query, const Tensor& gallery, bool angular, const Tensor& members, const Tensor& begin,  \
       const Tensor& end, const Optional& query_camids, const Optional& gallery_camids,                       \
       const Optional& query_clothes, const Optional& gallery_clothes, const Optional& query_class,           \
       const Optional& excluded, const Optional& gallery_identity, int64_t camera_rule, int64_t clothes_rule, \
       int64_t ap, int64_t cmc, int64_t invalid, int64_t max_rank, int64_t repeats, int64_t seed) {           \
     return run(query, gallery, angular,                                                                      \
-               {query, members, begin, end, query_camids, gallery_camids, query_clothes, gallery_clothes,    \
-                query_class, excluded, gallery_identity, camera_rule, clothes_rule, ap, cmc, invalid,        \
-                max_rank, repeats, seed});                                                                   \
+               {query,                                                                                       \
+                members,                                                                                     \
+                begin,                                                                                       \
+                end,                                                                                         \
+                query_camids,                                                                                \
+                gallery_camids,                                                                              \
+                query_clothes,                                                                               \
+                gallery_clothes,                                                                             \
+                query_class,                                                                                 \
+                excluded,                                                                                    \
+                gallery_identity,                                                                            \
+                camera_rule,                                                                                 \
+                clothes_rule,                                                                                \
+                ap,                                                                                          \
+                cmc,                                                                                         \
+                invalid,                                                                                     \
+                max_rank,                                                                                    \
+                repeats,                                                                                     \
+                seed,                                                                                        \
+                0});                                                                                         \
   }
 
 }  // namespace fastreid

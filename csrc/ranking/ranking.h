@@ -45,6 +45,7 @@ struct RankingProblem {
   InvalidRule invalid_rule;
   int64_t repeats;  // single_gallery_shot: random galleries for each query; 0: the mean over all there are
   uint64_t seed;    // of the random galleries
+  int64_t first_query;  // row q of the matrix is query first_query + q of the random galleries
 };
 
 // Which of `kept` entries of a pid random gallery number `repeat` of a query holds, the pid being the

@@ -129,7 +129,7 @@ void add_expectation(const Identities& of, int64_t n_active, int64_t max_rank, d
 void add_draws(const RankingProblem& problem, int64_t q, int64_t own, int64_t relevant, int64_t n,
                const Identities& of, int64_t n_active, double* row) {
   for (int64_t repeat = 0; repeat < problem.repeats; ++repeat) {
-    const uint64_t counter = gallery_counter(problem.seed, q, repeat);
+    const uint64_t counter = gallery_counter(problem.seed, problem.first_query + q, repeat);
     if (drawn_entry(counter, own, relevant) != n) continue;
     int64_t rank = 1;
     for (int64_t i = 0; i < n_active && rank <= problem.max_rank; ++i) {

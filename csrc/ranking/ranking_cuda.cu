@@ -16,6 +16,8 @@ constexpr int64_t kSegment = int64_t{1} << 30;
 constexpr int64_t kLargeBytes = int64_t{64} << 20;
 constexpr int64_t kLargeBlocks = 1024;
 constexpr int64_t kSmallBlocks = int64_t{1} << 20;
+// Blocks that mark identities have a bit for each in global memory: no more of them than run at a time.
+constexpr int64_t kMarkingBlocks = 4096;
 
 // Order-preserving integers, as in ranking_cpu.cpp: -0.0 is 0.0, every NaN the largest key.
 template <class Bits_, class Signed, class Key_, Key_ infinity>
@@ -57,18 +59,31 @@ __device__ int position(const Key* key, const int64_t* index, int n, Key k, int6
   return low;
 }
 
-__device__ double precision_term(int64_t n, int64_t rank, ApRule rule) {
-  const double precision = static_cast<double>(n) / static_cast<double>(rank);
-  if (rule == ApRule::step) return precision;
-  const double before = rank > 1 ? static_cast<double>(n - 1) / static_cast<double>(rank - 1) : 1.0;
-  // Halving is exact, so a fused multiply-add in the caller would change nothing.
-  return (before + precision) * 0.5;
+// 1 + the other pids with a kept entry in front of the first relevant one, (first_key, first_index). `seen` has a bit
+// for each identity; nothing is left of it.
+template <class T>
+__device__ int64_t unique_rank(const RankingProblem& problem, const typename T::Bits* row,
+                               const uint64_t* excluded, typename T::Key first_key, int64_t first_index,
+                               unsigned* seen) {
+  const int64_t* identity = problem.relevance.gallery_identity;
+  const int64_t own = identity[first_index];
+  for (int64_t w = threadIdx.x; w < ceil_div(problem.gallery, 32); w += kThreads) seen[w] = 0;
+  __syncthreads();
+  int64_t others = 0;
+  for (int64_t j = threadIdx.x; j < problem.gallery; j += kThreads) {
+    if (!in_front(T::key(row[j * problem.column_stride]), j, first_key, first_index)) continue;
+    if (identity[j] == own || is_excluded(excluded, j)) continue;
+    const unsigned bit = 1u << (identity[j] & 31);
+    others += !(atomicOr(&seen[identity[j] >> 5], bit) & bit);
+  }
+  return 1 + block_reduce(others, int64_t{0}, Sum{});
 }
 
 // Queries with at most kChunk members where !large, the others where large: so neither kernel needs to know
 // on the host how many members the largest identity has.
 template <class T>
-__global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool large, int64_t* scratch) {
+__global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool large, int64_t* scratch,
+                               unsigned* marks) {
   using Key = typename T::Key;
   using Bits = typename T::Bits;
   __shared__ Key unsorted_key[kChunk];
@@ -79,20 +94,22 @@ __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool 
   __shared__ int64_t shared_ranks[kChunk];
   __shared__ double terms[kThreads];
   __shared__ unsigned ahead[kChunk];    // row entries, by the relevant entry they lie directly in front of
-  __shared__ unsigned dropped[kChunk];  // of these, the ones that the camera rule drops
+  __shared__ unsigned dropped[kChunk];  // of these, the ones that a rule drops because of their pid
   __shared__ unsigned before[kChunk];   // of these, the relevant ones
+  __shared__ Key first_key;             // the first relevant entry of all chunks
+  __shared__ int64_t first_index;
   __shared__ int size;
 
   const int thread = threadIdx.x;
   const int64_t stride = problem.column_stride;
-  const bool drops = problem.camera_rule == CameraRule::same_pid;
+  const Relevance& rules = problem.relevance;
   int64_t* ranks = large ? scratch + blockIdx.x * problem.gallery : shared_ranks;
 
   for (int64_t q = blockIdx.x; q < problem.queries; q += gridDim.x) {
-    const int64_t begin = problem.begin[q], end = problem.end[q];
+    const int64_t begin = rules.begin[q], end = rules.end[q];
     if ((end - begin > kChunk) != large) continue;
     const Bits* row = static_cast<const Bits*>(problem.distance) + q * problem.row_stride;
-    const int64_t camid = drops ? problem.query_camids[q] : 0;
+    const uint64_t* excluded = excluded_row(rules, q);
     int64_t relevant = 0;
     int64_t nonfinite = 0;
 
@@ -100,8 +117,8 @@ __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool 
       if (thread == 0) size = 0;
       __syncthreads();
       if (chunk + thread < end) {
-        const int64_t g = problem.members[chunk + thread];
-        if (!drops || problem.gallery_camids[g] != camid) {
+        const int64_t g = rules.members[chunk + thread];
+        if (!drops_member(rules, q, g)) {
           const int slot = atomicAdd(&size, 1);  // any order: sorted next
           unsorted_key[slot] = T::key(row[g * stride]);
           unsorted_index[slot] = g;
@@ -120,6 +137,10 @@ __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool 
         index[place] = unsorted_index[thread];
       }
       __syncthreads();
+      if (thread == 0 && n > 0 && (relevant == 0 || in_front(key[0], index[0], first_key, first_index))) {
+        first_key = key[0];
+        first_index = index[0];
+      }
 
       for (int64_t segment = 0; segment < problem.gallery; segment += kSegment) {
         const int64_t stop = min(segment + kSegment, problem.gallery);
@@ -127,7 +148,7 @@ __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool 
           const Bits bits = row[j * stride];
           if (chunk == begin) nonfinite += T::nonfinite(bits);
           const Key k = T::key(bits);
-          if (n > 0 && !in_front(key[n - 1], index[n - 1], k, j)) {
+          if (n > 0 && !in_front(key[n - 1], index[n - 1], k, j) && !is_excluded(excluded, j)) {
             atomicAdd(&ahead[position(key, index, n, k, j)], 1u);
           }
         }
@@ -137,10 +158,10 @@ __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool 
         __syncthreads();
       }
       for (int64_t m = begin + thread; n > 0 && m < end; m += kThreads) {
-        const int64_t g = problem.members[m];
+        const int64_t g = rules.members[m];
+        if (is_excluded(excluded, g)) continue;
         const int place = position(key, index, n, T::key(row[g * stride]), g);
-        const bool kept = !drops || problem.gallery_camids[g] != camid;
-        if (place < n) atomicAdd(kept ? &before[place] : &dropped[place], 1u);
+        if (place < n) atomicAdd(drops_same_pid(rules, q, g) ? &dropped[place] : &before[place], 1u);
       }
       __syncthreads();
       if (thread < n) {
@@ -167,22 +188,28 @@ __global__ void ranking_kernel(RankingProblem problem, RankingRows result, bool 
       }
       __syncthreads();
     }
+    int64_t cmc_rank = relevant > 0 ? ranks[0] : 0;
+    if (problem.cmc_rule == CmcRule::unique_pid && cmc_rank > 1) {
+      unsigned* seen = marks + blockIdx.x * (2 * ceil_div(problem.gallery, 64));
+      cmc_rank = unique_rank<T>(problem, row, excluded, first_key, first_index, seen);
+    }
     if (thread == 0) {
       result.nonfinite[q] = nonfinite;
-      result.num_relevant[q] = relevant;
-      result.status[q] = relevant > 0 ? kValid : begin < end ? kSameCameraOnly : kAbsentPid;
-      result.first_rank[q] = relevant > 0 ? ranks[0] : 0;
-      result.inp[q] =
-          relevant > 0 ? static_cast<double>(relevant) / static_cast<double>(ranks[relevant - 1]) : 0.0;
-      result.ap[q] = relevant > 0 ? sum / static_cast<double>(relevant) : 0.0;
+      write_query(result, q, relevant, begin < end, relevant > 0 ? ranks[0] : 0,
+                  relevant > 0 ? ranks[relevant - 1] : 0, sum);
+      result.cmc_rank[q] = cmc_rank;
+      if (problem.cmc_rule == CmcRule::all_hits) {
+        write_all_hits(result.cmc + q * problem.max_rank, problem.max_rank, ranks, relevant);
+      }
     }
     __syncthreads();  // ranks are read before the next query writes them
   }
 }
 
-__device__ double ordered_sum(const double* values, int64_t n, double* sums) {
+// Of n values, `stride` apart.
+__device__ double ordered_sum(const double* values, int64_t n, int64_t stride, double* sums) {
   double sum = 0;
-  for (int64_t q = threadIdx.x; q < n; q += kRankingLanes) sum += values[q];
+  for (int64_t q = threadIdx.x; q < n; q += kRankingLanes) sum += values[q * stride];
   sums[threadIdx.x] = sum;
   __syncthreads();
   for (int half = kRankingLanes / 2; half > 0; half /= 2) {
@@ -194,8 +221,8 @@ __device__ double ordered_sum(const double* values, int64_t n, double* sums) {
   return total;
 }
 
-__global__ void ranking_summary_kernel(int64_t queries, int64_t max_rank, RankingRows rows, double* cmc,
-                                       double* means) {
+__global__ void ranking_summary_kernel(int64_t queries, int64_t max_rank, InvalidRule invalid_rule,
+                                       RankingRows rows, double* cmc, double* means) {
   __shared__ double sums[kRankingLanes];
   __shared__ unsigned long long tile[kRankingLanes];
   // The counts lie where the fractions will.
@@ -206,13 +233,13 @@ __global__ void ranking_summary_kernel(int64_t queries, int64_t max_rank, Rankin
   for (int64_t q = threadIdx.x; q < queries; q += kRankingLanes) {
     if (rows.status[q] != kValid) continue;
     ++valid;
-    if (rows.first_rank[q] <= max_rank) atomicAdd(&counts[rows.first_rank[q] - 1], 1ull);
+    if (!rows.cmc && rows.cmc_rank[q] <= max_rank) atomicAdd(&counts[rows.cmc_rank[q] - 1], 1ull);
   }
   valid = block_reduce(valid, int64_t{0}, Sum{});
-  const double divisor = static_cast<double>(valid > 0 ? valid : 1);
+  const double divisor = ranking_divisor(invalid_rule, queries, valid);
 
   unsigned long long matched = 0;
-  for (int64_t first = 0; first < max_rank; first += kRankingLanes) {
+  for (int64_t first = 0; first < max_rank && !rows.cmc; first += kRankingLanes) {
     const int64_t k = first + threadIdx.x;
     tile[threadIdx.x] = k < max_rank ? counts[k] : 0;
     __syncthreads();
@@ -220,10 +247,15 @@ __global__ void ranking_summary_kernel(int64_t queries, int64_t max_rank, Rankin
       for (int i = 0; i < kRankingLanes; ++i) tile[i] = matched += tile[i];
     }
     __syncthreads();
-    if (k < max_rank) cmc[k] = static_cast<double>(tile[threadIdx.x]) / divisor;
+    if (k < max_rank) cmc[k] = cmc_entry(static_cast<double>(tile[threadIdx.x]), divisor);
   }
-  const double ap = ordered_sum(rows.ap, queries, sums);
-  const double inp = ordered_sum(rows.inp, queries, sums);
+  double shares = 0;
+  for (int64_t k = 0; k < max_rank && rows.cmc; ++k) {
+    shares += ordered_sum(rows.cmc + k, queries, max_rank, sums);
+    if (threadIdx.x == 0) cmc[k] = cmc_entry(shares, divisor);
+  }
+  const double ap = ordered_sum(rows.ap, queries, 1, sums);
+  const double inp = ordered_sum(rows.inp, queries, 1, sums);
   if (threadIdx.x == 0) {
     means[0] = ap / divisor;
     means[1] = inp / divisor;
@@ -237,27 +269,45 @@ int64_t large_blocks(int64_t queries, int64_t gallery) {
   return blocks < queries ? blocks : queries;
 }
 
+bool marks_identities(const RankingProblem& problem) { return problem.cmc_rule == CmcRule::unique_pid; }
+
+int64_t small_blocks(const RankingProblem& problem) {
+  int64_t limit = kSmallBlocks;
+  if (marks_identities(problem))
+    limit = smaller(kMarkingBlocks, larger(1, kLargeBytes / (problem.gallery / 8 + 1)));
+  return smaller(problem.queries, limit);
+}
+
+// The bits of all blocks, in 64-bit words; the scratch begins with the ranks of the large kernel.
+int64_t mark_words(const RankingProblem& problem) {
+  if (!marks_identities(problem)) return 0;
+  const int64_t blocks = larger(small_blocks(problem), large_blocks(problem.queries, problem.gallery));
+  return blocks * ceil_div(problem.gallery, 64);
+}
+
 template <class T>
 cudaError_t launch_both(const RankingProblem& problem, int64_t* scratch, const RankingRows& result,
                         cudaStream_t stream) {
-  const int64_t blocks = problem.queries < kSmallBlocks ? problem.queries : kSmallBlocks;
-  const cudaError_t error = launch(ranking_kernel<T>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0,
-                                   stream, problem, result, false, nullptr);
   const int64_t large = large_blocks(problem.queries, problem.gallery);
+  unsigned* marks = reinterpret_cast<unsigned*>(scratch + large * problem.gallery);
+  const unsigned blocks = static_cast<unsigned>(small_blocks(problem));
+  const cudaError_t error = launch(ranking_kernel<T>, dim3(blocks), dim3(kThreads), 0, stream, problem,
+                                   result, false, nullptr, marks);
   if (error != cudaSuccess || large == 0) return error;
   return launch(ranking_kernel<T>, dim3(static_cast<unsigned>(large)), dim3(kThreads), 0, stream, problem,
-                result, true, scratch);
+                result, true, scratch, marks);
 }
 
 }  // namespace
 
 namespace cuda {
 
-int64_t ranking_scratch(int64_t queries, int64_t gallery) {
-  return large_blocks(queries, gallery) * gallery * 8;
+int64_t ranking_scratch(const RankingProblem& problem) {
+  return (large_blocks(problem.queries, problem.gallery) * problem.gallery + mark_words(problem)) * 8;
 }
 
 int launch_ranking(const RankingProblem& problem, void* scratch, const RankingRows& result, void* stream) {
+  if (problem.cmc_rule == CmcRule::single_gallery_shot) return cudaErrorNotSupported;  // CPU only
   if (problem.queries == 0) return cudaSuccess;
   int64_t* ranks = static_cast<int64_t*>(scratch);
   cudaStream_t on = static_cast<cudaStream_t>(stream);
@@ -274,10 +324,10 @@ int launch_ranking(const RankingProblem& problem, void* scratch, const RankingRo
   return cudaErrorInvalidValue;
 }
 
-int launch_ranking_summary(int64_t queries, int64_t max_rank, const RankingRows& rows, double* cmc,
-                           double* means, void* stream) {
+int launch_ranking_summary(int64_t queries, int64_t max_rank, InvalidRule invalid_rule,
+                           const RankingRows& rows, double* cmc, double* means, void* stream) {
   return launch(ranking_summary_kernel, dim3(1), dim3(kRankingLanes), 0, static_cast<cudaStream_t>(stream),
-                queries, max_rank, rows, cmc, means);
+                queries, max_rank, invalid_rule, rows, cmc, means);
 }
 
 }  // namespace cuda

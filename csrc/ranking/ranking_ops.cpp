@@ -12,7 +12,7 @@ namespace {
 // Entries of the matrix for which waking another thread pays.
 constexpr int64_t kGrain = 32768;
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> run(const RankingArguments& arguments) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run(const RankingArguments& arguments) {
   const RankingCall call = RankingCall::of_matrix(arguments);
   const RankingProblem& p = call.problem;
   const int64_t largest = check_labels(call);
@@ -27,6 +27,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> run(const RankingArguments& arguments
   return call.results();
 }
 
+std::tuple<Tensor, Tensor> summary(const Tensor& reals, const Tensor& counts, const Tensor& shares,
+                                   int64_t invalid, int64_t max_rank) {
+  const RankingRows rows = summary_rows(reals, counts, shares, invalid, max_rank);
+  const Tensor cmc = empty_on(reals, {max_rank}, aoti_torch_dtype_float64());
+  const Tensor means = empty_on(reals, {2}, aoti_torch_dtype_float64());
+  FASTREID_KERNELS(ranking_kernels)
+      .summary(reals.size(1), max_rank, static_cast<InvalidRule>(invalid), &rows,
+               cmc.mutable_data_ptr<double>(), means.mutable_data_ptr<double>());
+  return {cmc, means};
+}
+
 FASTREID_RANK_METRICS(run)
 
 }  // namespace
@@ -36,13 +47,21 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
   // members: gallery indices, those of one pid side by side; begin, end: the range of each query's pid in it;
   // query_class, excluded, gallery_identity: as in relevance.h, null where no rule reads them. The codes
   // are the enumerators of relevance.h; repeats: 0 for the mean over all galleries. Results as in RankingCall.
+  // Of queries that were ranked in parts: reals, counts and shares of RankingCall, side by side.
+  m.def(
+      "ranking_summary(Tensor reals, Tensor counts, Tensor shares, int invalid, int max_rank) -> "
+      "(Tensor cmc, Tensor means)");
   m.def(
       "rank_metrics(Tensor distance, Tensor members, Tensor begin, Tensor end, Tensor? query_camids, Tensor? "
       "gallery_camids, Tensor? query_clothes, Tensor? gallery_clothes, Tensor? query_class, Tensor? "
       "excluded, "
       "Tensor? gallery_identity, int camera_rule, int clothes_rule, int ap, int cmc, int invalid, int "
       "max_rank, "
-      "int repeats, int seed) -> (Tensor cmc, Tensor means, Tensor reals, Tensor counts)");
+      "int repeats, int seed, int first_query=0) -> (Tensor cmc, Tensor means, Tensor reals, Tensor counts, "
+      "Tensor shares)");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(fastreid, CPU, m) { m.impl("rank_metrics", TORCH_BOX(&fastreid::rank_metrics)); }
+STABLE_TORCH_LIBRARY_IMPL(fastreid, CPU, m) {
+  m.impl("rank_metrics", TORCH_BOX(&fastreid::rank_metrics));
+  m.impl("ranking_summary", TORCH_BOX(&fastreid::summary));
+}

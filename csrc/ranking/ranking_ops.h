@@ -46,6 +46,7 @@ struct RankingArguments {
   int64_t max_rank;
   int64_t repeats;
   int64_t seed;
+  int64_t first_query;
 };
 
 // One call: its problem, and the results it fills, on the device of distance.
@@ -79,6 +80,7 @@ class RankingCall {
     problem.invalid_rule = static_cast<InvalidRule>(a.invalid);
     problem.repeats = a.repeats;
     problem.seed = static_cast<uint64_t>(a.seed);
+    problem.first_query = a.first_query;
     read_rules(a);
     cmc = empty_on(a.distance, {max_rank}, aoti_torch_dtype_float64());
     means = empty_on(a.distance, {2}, aoti_torch_dtype_float64());
@@ -94,13 +96,14 @@ class RankingCall {
             count + 3 * queries,
             count + 4 * queries,
             nullptr};
-    if (cmc_by_query(problem.cmc_rule)) {
-      shares = empty_on(a.distance, {queries, max_rank}, aoti_torch_dtype_float64());
-      rows.cmc = shares.mutable_data_ptr<double>();
-    }
+    const bool by_query = cmc_by_query(problem.cmc_rule);
+    shares = empty_on(a.distance, {by_query ? queries : 0, max_rank}, aoti_torch_dtype_float64());
+    if (by_query) rows.cmc = shares.mutable_data_ptr<double>();
   }
 
-  std::tuple<Tensor, Tensor, Tensor, Tensor> results() const { return {cmc, means, reals, counts}; }
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> results() const {
+    return {cmc, means, reals, counts, shares};
+  }
 
   RankingProblem problem{};
   RankingRows rows{};
@@ -110,7 +113,7 @@ class RankingCall {
   Tensor means;   // (2,) float64: mAP, mINP
   Tensor reals;   // (2, Q) float64: AP, INP
   Tensor counts;  // (5, Q) int64: first rank, rank in the CMC, relevant entries, status, non-finite entries
-  Tensor shares;  // (Q, max_rank) float64, where the CMC is kept by query
+  Tensor shares;  // (Q, max_rank) float64 where the CMC is kept by query, else (0, max_rank)
 
  private:
   static void code(const char* argument, int64_t value, int64_t last) {
@@ -197,17 +200,49 @@ inline int64_t check_labels(const RankingCall& call) {
   return largest;
 }
 
+// The per-query results of ranking_summary as kernels take them.
+inline RankingRows summary_rows(const Tensor& reals, const Tensor& counts, const Tensor& shares,
+                                int64_t invalid, int64_t max_rank) {
+  using torch::headeronly::ScalarType;
+  constexpr const char* kOp = "ranking_summary";
+  FASTREID_CHECK(reals.dim() == 2 && reals.size(0) == 2 && reals.is_contiguous() &&
+                     reals.scalar_type() == ScalarType::Double,
+                 kOp, "reals", "another tensor", "a contiguous float64 tensor (2, Q)");
+  const int64_t queries = reals.size(1);
+  FASTREID_CHECK(counts.dim() == 2 && counts.size(0) == 5 && counts.size(1) == queries &&
+                     counts.is_contiguous() && counts.scalar_type() == ScalarType::Long,
+                 kOp, "counts", "another tensor", "a contiguous int64 tensor " + shown({5, queries}));
+  FASTREID_CHECK(max_rank >= 1, kOp, "max_rank", shown(max_rank), "at least 1");
+  FASTREID_CHECK(invalid == 0 || invalid == 1, kOp, "invalid", shown(invalid), "0 or 1");
+  FASTREID_CHECK(shares.dim() == 2 && (shares.size(0) == 0 || shares.size(0) == queries) &&
+                     shares.size(1) == max_rank && shares.is_contiguous() &&
+                     shares.scalar_type() == ScalarType::Double,
+                 kOp, "shares", "another tensor",
+                 "a contiguous float64 tensor " + shown({queries, max_rank}) + " or " + shown({0, max_rank}));
+  double* const real = reals.mutable_data_ptr<double>();
+  int64_t* const count = counts.mutable_data_ptr<int64_t>();
+  return {real,
+          real + queries,
+          count,
+          count + queries,
+          count + 2 * queries,
+          count + 3 * queries,
+          count + 4 * queries,
+          shares.size(0) > 0 ? shares.mutable_data_ptr<double>() : nullptr};
+}
+
 // The function that both registrations make from a run(const RankingArguments&).
-#define FASTREID_RANK_METRICS(run)                                                                           \
-  std::tuple<Tensor, Tensor, Tensor, Tensor> rank_metrics(                                                   \
-      const Tensor& distance, const Tensor& members, const Tensor& begin, const Tensor& end,                 \
-      const Optional& query_camids, const Optional& gallery_camids, const Optional& query_clothes,           \
-      const Optional& gallery_clothes, const Optional& query_class, const Optional& excluded,                \
-      const Optional& gallery_identity, int64_t camera_rule, int64_t clothes_rule, int64_t ap, int64_t cmc,  \
-      int64_t invalid, int64_t max_rank, int64_t repeats, int64_t seed) {                                    \
-    return run({distance, members, begin, end, query_camids, gallery_camids, query_clothes, gallery_clothes, \
-                query_class, excluded, gallery_identity, camera_rule, clothes_rule, ap, cmc, invalid,        \
-                max_rank, repeats, seed});                                                                   \
+#define FASTREID_RANK_METRICS(run)                                                                          \
+  std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> rank_metrics(                                          \
+      const Tensor& distance, const Tensor& members, const Tensor& begin, const Tensor& end,                \
+      const Optional& query_camids, const Optional& gallery_camids, const Optional& query_clothes,          \
+      const Optional& gallery_clothes, const Optional& query_class, const Optional& excluded,               \
+      const Optional& gallery_identity, int64_t camera_rule, int64_t clothes_rule, int64_t ap, int64_t cmc, \
+      int64_t invalid, int64_t max_rank, int64_t repeats, int64_t seed, int64_t first_query) {              \
+    return run({distance,         members,       begin,           end,         query_camids,                \
+                gallery_camids,   query_clothes, gallery_clothes, query_class, excluded,                    \
+                gallery_identity, camera_rule,   clothes_rule,    ap,          cmc,                         \
+                invalid,          max_rank,      repeats,         seed,        first_query});               \
   }
 
 }  // namespace fastreid

@@ -110,11 +110,7 @@ template <class S>
 class Run {
  public:
   Run(const NearestProblem& problem, const NearestResult& result, State& state, void* workspace)
-      : p(problem),
-        out(result),
-        s(state),
-        x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride},
-        y{static_cast<const S*>(p.y.data), p.y.row_stride, p.y.column_stride} {
+      : p(problem), out(result), s(state), x(rows_of(p.x)), y(rows_of(p.y)) {
     char* memory = static_cast<char*>(workspace);
     prepared = reinterpret_cast<double*>(memory);
     memory += round_up(p.depth * 8, 64);
@@ -123,6 +119,11 @@ class Run {
     list.value = reinterpret_cast<double*>(memory);
     memory += round_up(list_size(p) * 8, 64);
     list.index = reinterpret_cast<int32_t*>(memory);
+  }
+
+  static ExactRows<S> rows_of(const NearestRows& r) {
+    return {static_cast<const S*>(r.data), r.row_stride, r.column_stride, static_cast<const S*>(r.more),
+            r.split};
   }
 
   static int64_t list_size(const NearestProblem& p) {
@@ -219,63 +220,85 @@ class Run {
  private:
   // The products of one panel of x with one of y, offered to the rows of x and, where x is y, to those of y.
   void visit(int64_t i, int64_t j) {
-    const int64_t rows = smaller(kPanel, p.x_rows - i * kPanel),
-                  columns = smaller(kPanel, p.y_rows - j * kPanel);
+    const int64_t rows = smaller(kPanel, p.x_rows - i * kPanel);
     product(s.x.panels + i * s.x.words * kPanel, s.y.panels + j * s.y.words * kPanel, s.x.words,
             static_cast<int>(rows), p.pairs, score);
     {
       const Lock lock(s.locks + i);
-      const float* const half = s.y.half + j * kPanel;
-      for (int64_t r = 0; r < rows; ++r) {
-        const int64_t row = i * kPanel + r;
-        const Vec<float> near = splat(s.near.threshold[row]);
-        const Vec<float> far = splat(s.far.capacity > 0 ? -s.far.threshold[row] : -kInfinity);
-        for (int v = 0; v < kPanel; v += kLanes<float>) {
-          Vec<float>* const at = reinterpret_cast<Vec<float>*>(score + r * kPanel + v);
-          const Vec<float> value = *at - load(half + v);
-          uint32_t hits = at_least(value, near);
-          uint32_t misses = at_least(far, value);
-          if ((hits | misses) == 0) continue;
-          const uint32_t real = columns - v >= kLanes<float> ? ~0u
-                                : columns > v                ? (1u << (columns - v)) - 1
-                                                             : 0u;
-          alignas(64) float values[kLanes<float>];
-          store(values, value);
-          for (hits &= real; hits != 0; hits &= hits - 1) {
-            const int lane = __builtin_ctz(hits);
-            const int64_t column = j * kPanel + v + lane;
-            if (p.exclude_self && column == row) continue;
-            offer(s.near, row, values[lane], column, false);
-          }
-          for (misses &= real; misses != 0; misses &= misses - 1) {
-            const int lane = __builtin_ctz(misses);
-            offer(s.far, row, -values[lane], j * kPanel + v + lane, true);
-          }
-        }
-      }
+      s.far.capacity > 0 ? offer_rows<true>(i, j, rows) : offer_rows<false>(i, j, rows);
     }
     if (!p.same || i == j) return;
     const Lock lock(s.locks + j);
+    s.far.capacity > 0 ? offer_columns<true>(i, j, rows) : offer_columns<false>(i, j, rows);
+  }
+
+  // Three registers against one limit, or three limits: bit c is column c of the panel.
+  static uint64_t reaching(const Vec<float>* value, Vec<float> a, Vec<float> b, Vec<float> c) {
+    constexpr int kL = kLanes<float>;
+    return static_cast<uint64_t>(at_least(value[0], a)) | static_cast<uint64_t>(at_least(value[1], b)) << kL |
+           static_cast<uint64_t>(at_least(value[2], c)) << 2 * kL;
+  }
+
+  // To row r of panel i: the columns of panel j.
+  template <bool kFar>
+  void offer_rows(int64_t i, int64_t j, int64_t rows) {
+    constexpr int kL = kLanes<float>;
+    const float* const half = s.y.half + j * kPanel;
+    const Vec<float> half0 = load(half), half1 = load(half + kL), half2 = load(half + 2 * kL);
+    const int64_t columns = smaller(kPanel, p.y_rows - j * kPanel);
+    const uint64_t real = (uint64_t{1} << columns) - 1;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t row = i * kPanel + r;
+      float* const at = score + r * kPanel;
+      const Vec<float> value[3] = {load(at) - half0, load(at + kL) - half1, load(at + 2 * kL) - half2};
+      const Vec<float> near = splat(s.near.threshold[row]);
+      uint64_t hits = reaching(value, near, near, near), misses = 0;
+      if (kFar) {
+        const Vec<float> far = splat(s.far.threshold[row]);
+        const Vec<float> away[3] = {-value[0], -value[1], -value[2]};
+        misses = reaching(away, far, far, far) & real;
+      }
+      if ((hits | misses) == 0) continue;
+      alignas(64) float values[kPanel];
+      for (int v = 0; v < 3; ++v) store(values + v * kL, value[v]);
+      for (hits &= real; hits != 0; hits &= hits - 1) {
+        const int c = __builtin_ctzll(hits);
+        if (p.exclude_self && j * kPanel + c == row) continue;
+        offer(s.near, row, values[c], j * kPanel + c, false);
+      }
+      for (; misses != 0; misses &= misses - 1) {
+        const int c = __builtin_ctzll(misses);
+        offer(s.far, row, -values[c], j * kPanel + c, true);
+      }
+    }
+  }
+
+  // To the rows of panel j, which are columns here: row r of panel i. Thresholds past the last row are infinite.
+  template <bool kFar>
+  void offer_columns(int64_t i, int64_t j, int64_t rows) {
+    constexpr int kL = kLanes<float>;
     const float* const near = s.near.threshold + j * kPanel;
     const float* const far = s.far.threshold + j * kPanel;
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t column = i * kPanel + r;
       const Vec<float> half = splat(s.x.half[column]);
-      for (int v = 0; v < kPanel; v += kLanes<float>) {
-        const Vec<float> value = load(score + r * kPanel + v) - half;
-        uint32_t hits = at_least(value, load(near + v));
-        uint32_t misses = s.far.capacity > 0 ? at_least(-value, load(far + v)) : 0;
-        if ((hits | misses) == 0) continue;
-        alignas(64) float values[kLanes<float>];
-        store(values, value);
-        for (; hits != 0; hits &= hits - 1) {
-          const int lane = __builtin_ctz(hits);
-          offer(s.near, j * kPanel + v + lane, values[lane], column, false);
-        }
-        for (; misses != 0; misses &= misses - 1) {
-          const int lane = __builtin_ctz(misses);
-          offer(s.far, j * kPanel + v + lane, -values[lane], column, true);
-        }
+      float* const at = score + r * kPanel;
+      const Vec<float> value[3] = {load(at) - half, load(at + kL) - half, load(at + 2 * kL) - half};
+      uint64_t hits = reaching(value, load(near), load(near + kL), load(near + 2 * kL)), misses = 0;
+      if (kFar) {
+        const Vec<float> away[3] = {-value[0], -value[1], -value[2]};
+        misses = reaching(away, load(far), load(far + kL), load(far + 2 * kL));
+      }
+      if ((hits | misses) == 0) continue;
+      alignas(64) float values[kPanel];
+      for (int v = 0; v < 3; ++v) store(values + v * kL, value[v]);
+      for (; hits != 0; hits &= hits - 1) {
+        const int c = __builtin_ctzll(hits);
+        offer(s.near, j * kPanel + c, values[c], column, false);
+      }
+      for (; misses != 0; misses &= misses - 1) {
+        const int c = __builtin_ctzll(misses);
+        offer(s.far, j * kPanel + c, -values[c], column, true);
       }
     }
   }

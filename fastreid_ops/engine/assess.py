@@ -18,8 +18,7 @@ from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.engine.extract import Features, extract
 from fastreid_ops.engine.loop import summary
 from fastreid_ops.engine.run_folder import RunFolder
-from fastreid_ops.evaluation import Labels, Protocol, Result, evaluate, ranked_lists
-from fastreid_ops.ops.distance import pairwise_distance
+from fastreid_ops.evaluation import Labels, Protocol, Result, evaluate_features, ranked_lists_from_features
 
 
 @dataclass
@@ -42,15 +41,17 @@ class EvalData:
 
 @dataclass
 class Assessment:
-    """A result with what is needed to show it: the distances and the rows behind them (without unreadable
+    """A result with what is needed to show it: the features and the rows behind them (without unreadable
     images).
     """
 
     data: EvalData
     result: Result
-    distance: Tensor
+    metric: str
     query: Manifest
     gallery: Manifest
+    query_features: Tensor
+    gallery_features: Tensor
     query_labels: Labels
     gallery_labels: Labels
 
@@ -116,8 +117,9 @@ def _rank(data: EvalData, features: Features, metric: str) -> Assessment:
     labels = [
         Labels(torch.tensor([number[p] for p in m.pid]), torch.tensor(m.camid)) for m in (query, gallery)
     ]
-    distance = pairwise_distance(query_features, gallery_features, metric=metric)
-    return Assessment(data, evaluate(distance, *labels, data.protocol), distance, query, gallery, *labels)
+    rows = query_features, gallery_features
+    result = evaluate_features(*rows, *labels, data.protocol, metric=metric)
+    return Assessment(data, result, metric, query, gallery, *rows, *labels)
 
 
 def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
@@ -125,8 +127,14 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
     each.
     """
     data, result, query, gallery = assessment.data, assessment.result, assessment.query, assessment.gallery
-    lists = ranked_lists(
-        assessment.distance, assessment.query_labels, assessment.gallery_labels, data.protocol, ranked
+    lists = ranked_lists_from_features(
+        assessment.query_features,
+        assessment.gallery_features,
+        assessment.query_labels,
+        assessment.gallery_labels,
+        data.protocol,
+        ranked,
+        metric=assessment.metric,
     )
     queries, ranks = [], []
     for i, entries in enumerate(lists):
@@ -146,10 +154,10 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
                 "path": str(gallery.file(j)),
                 "pid": gallery.pid[j],
                 "camid": gallery.camid[j],
-                "distance": float(assessment.distance[i, j]),
+                "distance": distance,
                 "match": gallery.pid[j] == query.pid[i],
             }
-            for j in entries
+            for j, distance in zip(*entries, strict=True)
         ]
         ranks.append({"query": i, "gallery": shown})
     return {

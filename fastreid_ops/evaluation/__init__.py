@@ -3,18 +3,25 @@
 model, no file format but the result's own JSON."""
 
 from fastreid_ops.evaluation.evaluate import Labels, evaluate, evaluate_trials, ranked_lists
+from fastreid_ops.evaluation.features import RankedList, evaluate_features, ranked_lists_from_features
 from fastreid_ops.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from fastreid_ops.evaluation.result import Result
 from fastreid_ops.evaluation.trials import Trials
+from fastreid_ops.evaluation.verification import Verification, tpr_at_fpr
 
 __all__ = [
     "PROTOCOLS",
     "Labels",
     "Protocol",
+    "RankedList",
     "Result",
     "Trials",
+    "Verification",
     "evaluate",
+    "evaluate_features",
     "evaluate_trials",
     "protocol",
     "ranked_lists",
+    "ranked_lists_from_features",
+    "tpr_at_fpr",
 ]

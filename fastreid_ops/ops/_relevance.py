@@ -17,6 +17,8 @@ CLOTHES_RULES = ("any", "cross", "same")
 AP_RULES = ("step", "trapezoid")
 CMC_RULES = ("first_hit", "unique_pid", "all_hits", "single_gallery_shot")
 INVALID_RULES = ("skip", "zero")
+# A query adds to more than one rank: its share is a row of its own.
+BY_QUERY = ("all_hits", "single_gallery_shot")
 # RankMetrics.status
 VALID, ABSENT_PID, ALL_DROPPED = 0, 1, 2
 SAME_CAMERA_ONLY = ALL_DROPPED  # what the rules of Market-1501 drop
@@ -161,7 +163,7 @@ def _label(op: str, name: str, value: Tensor) -> Tensor:
 def native(rules: Rules, sides: Sides) -> NativeRelevance:
     """``sides`` as `as_int64` returns them."""
     # Gallery indices, those of one pid side by side; a query's matches are members[begin:end].
-    values, members = torch.sort(sides.gallery_pids, stable=True)
+    values, members = _sorted(sides.gallery_pids)
     begin = torch.searchsorted(values, sides.query_pids)
     end = torch.searchsorted(values, sides.query_pids, right=True)
     identity = None
@@ -172,6 +174,24 @@ def native(rules: Rules, sides: Sides) -> NativeRelevance:
     cameras = sides[2:4] if rules.camera_rule == "same_pid" else (None, None)
     query_class, excluded = excluded_bits(rules, sides)
     return NativeRelevance(members, begin, end, *cameras, *sides[4:6], query_class, excluded, identity)
+
+
+def of_queries(relevance: NativeRelevance, rows: slice) -> NativeRelevance:
+    """The same gallery for some of the queries."""
+    mine = ("begin", "end", "query_camids", "query_clothes", "query_class")
+    given = ((name, getattr(relevance, name)) for name in mine)
+    return relevance._replace(**{name: value[rows] for name, value in given if value is not None})
+
+
+def _sorted(pids: Tensor) -> tuple[Tensor, Tensor]:
+    """torch.sort(pids, stable=True). On a CPU it goes by digits, five times faster, from 2**15 elements on: a gallery
+    almost as large is padded."""
+    size, enough = pids.shape[0], 1 << 15
+    if pids.device.type != "cpu" or not _checks.has_values(pids) or not enough // 8 <= size < enough:
+        return torch.sort(pids, stable=True)
+    padding = pids.new_full((enough - size,), torch.iinfo(torch.int64).max)  # behind its equals
+    values, members = torch.sort(torch.cat([pids, padding]), stable=True)
+    return values[:size], members[:size]
 
 
 def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | None]:
@@ -194,8 +214,9 @@ def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | N
     return query_class, (eights << shift).sum(2, dtype=torch.uint8).view(torch.int64)
 
 
-def dropped(q: int, rules: Rules, sides: Sides) -> Tensor:
-    """(G,) bool: what the rules drop for query q. The definition; the kernels never build it."""
+def dropped(q: int | slice, rules: Rules, sides: Sides) -> Tensor:
+    """(G,) bool: what the rules drop for query q; (R, G) for a slice, where the queries' labels are columns. The
+    definition; the kernels never build it."""
     match = sides.gallery_pids == sides.query_pids[q]
     found = torch.zeros_like(match)
     if rules.camera_rule != "none":

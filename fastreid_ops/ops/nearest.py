@@ -17,7 +17,7 @@ from fastreid_ops.ops.distance import METRICS
 
 _OP = "nearest"
 _STATUS = _library.load()
-_ANGULAR = ("cosine", "arccos")
+ANGULAR = ("cosine", "arccos")
 # Multiplications between two looks at the clock, the progress bar and Ctrl-C: about half a second on two cores.
 _PART = 2e11
 
@@ -130,7 +130,7 @@ def neighbours(
     same = y is x
     x = x.detach()
     y = x if same else y.detach()
-    angular = metric in _ANGULAR
+    angular = metric in ANGULAR
     native = _STATUS.cuda if x.is_cuda else _STATUS.native and x.device.type in ("cpu", "meta")
     if not native:
         return reference(x, y, k, metric=metric, exclude_self=exclude_self, farthest=farthest)
@@ -168,13 +168,36 @@ def from_squared(squared: Tensor, metric: str) -> Tensor:
 
 
 def _sqrt(value: Tensor) -> Tensor:
-    """Correctly rounded, and so the same wherever an element lies. torch's float64 square root on the CPU is neither: it
-    differs in the last place between the vectorised part of a tensor and the rest."""
+    """Correctly rounded, and so the same wherever an element lies. torch's float64 square root on the CPU is neither:
+    it differs in the last place between the vectorised part of a tensor and the rest."""
     return torch.from_numpy(np.sqrt(value.numpy())) if _in_numpy(value) else value.sqrt()
 
 
 def _in_numpy(value: Tensor) -> bool:
     return value.device.type == "cpu" and value.numel() > 0 and check.has_values(value)
+
+
+def neighbours_of_both(
+    query: Tensor, gallery: Tensor, k: int, *, metric: str, progress: bool = False, group: Any = None
+) -> Neighbours:
+    """`neighbours` of all rows of both among themselves, queries first, with ``farthest``: what
+    ``torch.cat([query, gallery])`` would give, without that copy where the two lie in memory alike.
+
+    *Shapes*, *NaN*, *Ties*, *Determinism*, *Memory*: as `neighbours`. Arguments have been checked.
+    """
+    native = _STATUS.native and query.device.type == "cpu"
+    if group is not None or not native or query.stride() != gallery.stride():
+        x = torch.cat([query, gallery])
+        calls: dict[str, Any] = {
+            "farthest": True,
+            "check_finite": False,
+            "progress": progress,
+            "group": group,
+        }
+        return neighbours(x, x, k, metric=metric, **calls)
+    work = float(len(query) + len(gallery)) ** 2 * query.shape[1] / 2
+    flags = metric in ANGULAR, False, True, False
+    return _in_parts(query, gallery, (len(query) + len(gallery), k), flags, True, work, progress)
 
 
 def _run(
@@ -188,18 +211,32 @@ def _run(
     progress: bool,
 ) -> Neighbours:
     work = float(x.shape[0]) * y.shape[0] * x.shape[1] / (2 if same else 1)
-    parts = min(512, math.ceil(work / _PART))
-    if parts <= 1 or x.device.type != "cpu":
+    if work <= _PART or x.device.type != "cpu":
         return Neighbours(*torch.ops.fastreid.nearest(x, y, k, angular, same, exclude_self, farthest))
+    flags = angular, same, False, exclude_self
+    return _in_parts(x, y, (x.shape[0], k), flags, farthest, work, progress)
+
+
+def _in_parts(
+    x: Tensor,
+    y: Tensor,
+    shape: tuple[int, int],
+    flags: tuple[bool, bool, bool, bool],
+    farthest: bool,
+    work: float,
+    progress: bool,
+) -> Neighbours:
+    """``flags``: angular, same, joined, exclude_self."""
     from tqdm import tqdm
 
     ops = torch.ops.fastreid
-    state = torch.empty(ops.nearest_state(x, y, k, angular, same, farthest), dtype=torch.uint8)
-    squared = torch.empty(x.shape[0], k, dtype=torch.float64)
-    indices = torch.empty(x.shape[0], k, dtype=torch.int64)
-    far = torch.empty(x.shape[0] if farthest else 0, dtype=torch.float64)
+    parts = max(1, min(512, math.ceil(work / _PART)))
+    state = torch.empty(ops.nearest_state(x, y, shape[1], *flags[:3], farthest), dtype=torch.uint8)
+    squared = torch.empty(shape, dtype=torch.float64)
+    indices = torch.empty(shape, dtype=torch.int64)
+    far = torch.empty(shape[0] if farthest else 0, dtype=torch.float64)
     for part in tqdm(range(parts), desc=_OP, disable=not progress, leave=False):
-        ops.nearest_part(x, y, angular, same, exclude_self, part, parts, state, squared, indices, far)
+        ops.nearest_part(x, y, *flags, part, parts, state, squared, indices, far)
     return Neighbours(squared, indices, far)
 
 
@@ -217,23 +254,30 @@ def reference(
     Squared distances are added up as the kernels do: eight interleaved float64 sums, folded at the end. Same bits,
     blocks of rows in memory; arguments are not checked.
     """
-    a, a_zero = _scaled(x, metric)
-    b, b_zero = _scaled(y, metric)
-    rows = max(1, 2**21 // max(1, 8 * b.shape[0]))
+    rows = max(1, 2**21 // max(1, 8 * y.shape[0]))
     found = []
-    for begin in range(0, max(1, a.shape[0]), rows):
-        part = a[begin : begin + rows]
-        squared = _squared(part, b)
-        squared.masked_fill_(a_zero[begin : begin + rows, None] | b_zero, 2.0)
+    for begin in range(0, max(1, x.shape[0]), rows):
+        squared = squared_rows(x[begin : begin + rows], y, metric)
         far = squared.amax(1) if farthest else squared.new_empty(0)
         candidates = squared
         if exclude_self:
             candidates = squared.clone()
-            row = torch.arange(part.shape[0], device=x.device)
+            row = torch.arange(squared.shape[0], device=x.device)
             candidates[row, row + begin] = torch.inf
         values, indices = torch.sort(candidates, dim=1, stable=True)
         found.append((values[:, :k], indices[:, :k], far))
     return Neighbours(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def squared_rows(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """(N, M) squared distances in float64, as the kernels define them: eight interleaved sums, folded at the end.
+
+    *Shapes*: x (N, D), y (M, D), any floating dtype. *NaN*: stays. *Ties*: equal rows are at 0. *Determinism*: one
+    order of additions. *Memory*: the result nine times.
+    """
+    a, a_zero = _scaled(x, metric)
+    b, b_zero = _scaled(y, metric)
+    return _squared(a, b).masked_fill_(a_zero[:, None] | b_zero, 2.0)
 
 
 def _scaled(rows: Tensor, metric: str) -> tuple[Tensor, Tensor]:
@@ -242,7 +286,7 @@ def _scaled(rows: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     wide = rows.to(torch.float64)
     wide = torch.nn.functional.pad(wide, (0, -wide.shape[1] % 8))
     zero = torch.zeros(rows.shape[0], dtype=torch.bool, device=rows.device)
-    if metric not in _ANGULAR:
+    if metric not in ANGULAR:
         return wide, zero
     square = _squared(wide, wide.new_zeros(1, wide.shape[1]))
     zero = square[:, 0] == 0
@@ -307,19 +351,17 @@ def _check(
     if check_finite:
         for name, value in (("x", first), ("y", second))[: 1 if second is first else 2]:
             check.finite(_OP, name, value)
-            _check_length(name, value)
+            check_length(_OP, name, value)
 
 
-def _check_length(name: str, value: Tensor) -> None:
+def check_length(op: str, name: str, value: Tensor) -> None:
     """Only float64 holds rows so long that the square of a distance is not a float64."""
     if value.dtype != torch.float64 or value.numel() == 0 or not check.has_values(value):
         return
     largest = float(value.detach().abs().amax())
     if largest * math.sqrt(value.shape[1]) > 1e153:
         got = f"entries up to {largest:.3g} in rows of {value.shape[1]}"
-        raise ValueError(
-            check.message(_OP, name, got, "rows of a length up to 1e153, whose square is finite")
-        )
+        raise ValueError(check.message(op, name, got, "rows of a length up to 1e153, whose square is finite"))
 
 
 def _fake(x, y, k, angular, same, exclude_self, farthest):

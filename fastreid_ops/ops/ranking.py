@@ -159,7 +159,7 @@ def rank_metrics(
         _relevance.check_matches(_OP, rules, result.status)
         return result
 
-    curve, means, reals, counts = torch.ops.fastreid.rank_metrics.default(
+    curve, means, reals, counts, _ = torch.ops.fastreid.rank_metrics.default(
         distance, *_relevance.native(rules, sides), *rules.codes()
     )
     first_rank, cmc_rank, num_relevant, status, nonfinite = counts.unbind()
@@ -214,12 +214,15 @@ def _check(distance: object, sides: Sides, rules: Rules, check_finite: object) -
 
 
 def _fake(distance, *arguments):
-    queries, max_rank = distance.shape[0], arguments[-3]
+    queries = distance.shape[0]
+    cmc, _, max_rank = arguments[13:16]
+    shares = queries if _relevance.CMC_RULES[cmc] in _relevance.BY_QUERY else 0
     return (
         distance.new_empty(max_rank, dtype=torch.float64),
         distance.new_empty(2, dtype=torch.float64),
         distance.new_empty(2, queries, dtype=torch.float64),
         distance.new_empty(5, queries, dtype=torch.int64),
+        distance.new_empty(shares, max_rank, dtype=torch.float64),
     )
 
 

@@ -44,7 +44,7 @@ MAY_IMPORT = {
 
 # Third-party packages that a layer must never import, however lazily.
 FORBIDDEN = {
-    "ops": {"PIL", "numpy", "jsonargparse", "jinja2", "tqdm"},
+    "ops": {"PIL", "jsonargparse", "jinja2"},
     "layers": {"PIL", "numpy", "jsonargparse"},
     "losses": {"PIL", "numpy", "jsonargparse"},
     "models": {"PIL", "numpy", "jsonargparse", "yaml"},

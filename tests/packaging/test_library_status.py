@@ -143,7 +143,9 @@ def test_cuda_kernels_missing_warns_where_there_is_a_gpu(package, version, built
 
 
 def test_unknown_instruction_set(package):
-    with pytest.raises(AssertionError, match="FASTREID_ISA: got 'sse9', expected baseline, avx2, avx512 or avx512_bf16"):
+    with pytest.raises(
+        AssertionError, match="FASTREID_ISA: got 'sse9', expected baseline, avx2, avx512 or avx512_bf16"
+    ):
         load(package, FASTREID_ISA="sse9")
 
 

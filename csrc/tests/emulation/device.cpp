@@ -213,6 +213,7 @@ void run_block(const cudaLaunchConfig_t& config, uint3 block) {
     make_ready(thread);
   }
   at_barrier = votes = 0;
+  forget_copies();
   release(&start_of_block);
   for (int next = pick(); next >= 0; next = pick()) {
     current = &threads[next];

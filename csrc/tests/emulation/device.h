@@ -203,5 +203,6 @@ T atomicCAS(T* address, std::common_type_t<T> expected, std::common_type_t<T> de
 }
 
 #include "device_math.h"
+#include "device_tensor.h"
 
 #undef FASTREID_AT

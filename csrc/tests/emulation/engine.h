@@ -40,6 +40,17 @@ void fence();
 void* dynamic_shared_memory();
 [[noreturn]] void fail(Site site, const char* message);
 
+// The running thread's asynchronous copies, in groups: the next one to make before all but the last `prior` groups are
+// complete; false where these are.
+struct Copy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
+void copy_later(const Copy& copy);
+void commit_copies();
+bool next_copy(std::size_t prior, Copy* copy);
+
 // Which runnable thread goes next: the lowest, the highest, or one drawn from a generator that starts at
 // `seed`.
 enum class Order { forward, reverse, seeded };

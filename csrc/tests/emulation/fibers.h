@@ -25,6 +25,7 @@ namespace fastreid::emulation {
 
 cudaError_t remember(cudaError_t error);       // for cudaGetLastError; returns its argument
 std::size_t shared_limit(const void* kernel);  // 48 KiB unless cudaFuncSetAttribute has raised it
+void forget_copies();  // before a block: what the one before it did not wait for is lost
 
 namespace {
 

@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "engine.h"
+
 namespace fastreid::emulation {
 namespace {
 
@@ -19,7 +21,39 @@ struct Limit {
 Limit limits[256];
 cudaError_t last_error = cudaSuccess;
 
+// One thread's asynchronous copies, a ring.
+struct Copies {
+  static constexpr unsigned kRoom = 64;
+  struct Grouped {
+    Copy copy;
+    std::size_t group;
+  } ring[kRoom];
+  unsigned first, last;
+  std::size_t groups;
+};
+Copies copies[1024];
+Copies& own_copies() {
+  return copies[here->thread.x + here->block_dim.x * (here->thread.y + here->block_dim.y * here->thread.z)];
+}
+
 }  // namespace
+
+void forget_copies() {
+  for (Copies& each : copies) each.first = each.last = 0, each.groups = 0;
+}
+void copy_later(const Copy& copy) {
+  Copies& own = own_copies();
+  if (own.last - own.first == Copies::kRoom)
+    fail(Site::current(), "more asynchronous copies under way than the emulation has room for");
+  own.ring[own.last++ % Copies::kRoom] = {copy, own.groups};
+}
+void commit_copies() { ++own_copies().groups; }
+bool next_copy(std::size_t prior, Copy* copy) {
+  Copies& own = own_copies();
+  if (own.first == own.last || own.ring[own.first % Copies::kRoom].group + prior >= own.groups) return false;
+  *copy = own.ring[own.first++ % Copies::kRoom].copy;
+  return true;
+}
 
 cudaError_t remember(cudaError_t error) { return last_error = error; }
 
