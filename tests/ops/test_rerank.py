@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spec_rerank import by_definition, densified, euclidean_matrices, features, squared
+from rerank_oracle import by_definition, densified, euclidean_matrices, features, squared
 
 from fastreid_ops import (
     _C,
