@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// CUDA kernels of nearest.h: products of a slab of x and a chunk of y at a time (common/screen.cuh), from which a block
-// for each row picks what may still be among the k nearest (common/topk.cuh); at the end of a slab that is measured
-// exactly and sorted. For a few rows of x nothing is packed, and the place of products is taken by exact distances.
+// CUDA kernels of nearest.h: products of a slab of x and a chunk of y at a time (common/screen.cuh), from
+// which a block for each row picks what may still be among the k nearest (common/topk.cuh); at the end of a
+// slab that is measured exactly and sorted. For a few rows of x nothing is packed, and the place of products
+// is taken by exact distances.
 #include "search/nearest.h"
 
 #include "common/screen.cuh"
@@ -10,8 +11,8 @@
 namespace fastreid {
 namespace {
 
-// A slab's buffers and its products have about this much room each. Less on the emulated device, so that small cases
-// have several slabs and chunks.
+// A slab's buffers and its products have about this much room each. Less on the emulated device, so that
+// small cases have several slabs and chunks.
 #ifdef FASTREID_EMULATION
 constexpr int64_t kSlabBytes = 1;
 constexpr int64_t kProducts = int64_t{1} << 24;
@@ -64,8 +65,8 @@ __device__ __forceinline__ void measure_entries(const Search<S>& s, int64_t row,
   __syncthreads();
 }
 
-// Makes room in a buffer. Where too many entries lie within the bound of the k-th, measures them exactly and keeps
-// the k best.
+// Makes room in a buffer. Where too many entries lie within the bound of the k-th, measures them exactly and
+// keeps the k best.
 template <class S>
 __device__ __forceinline__ void make_room(const Search<S>& s, int64_t row, float bound, bool away,
                                           Buffer& buffer) {

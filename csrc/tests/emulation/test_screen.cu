@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// common/screen.cuh: products of packed rows are what they should be, and no score is off by more than its bound. The
-// ops cannot show the former: with products of nothing but NaN they are still right, only slow.
+// common/screen.cuh: products of packed rows are what they should be, and no score is off by more than its
+// bound. The ops cannot show the former: with products of nothing but NaN they are still right, only slow.
 #include <algorithm>
 
 #include "common/screen.cuh"
