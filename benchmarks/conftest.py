@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every benchmark records (machine, versions, threads, instruction set, commit's own figures aside),
-and the rule that a result is checked before it is timed."""
+"""What every benchmark records (machine, versions, threads, instruction set, commit's own figures aside), and the
+rule that a result is checked before it is timed. Sizes that take minutes are measured with FASTREID_BENCH_FULL=1;
+without it the same benchmarks run on small inputs."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
+import statistics
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,3 +71,43 @@ def checked(benchmark):
         benchmark.pedantic(run, args=arguments, rounds=rounds, warmup_rounds=1)
 
     return time
+
+
+@pytest.fixture
+def versus(benchmark):
+    """versus(ours, theirs, check, rival="faiss", ...): times both in turn and records the median ratio of the pairs.
+
+    ``check(ours(), theirs())`` must not raise; only then is anything timed. Further keywords say what the ratio is
+    about and are kept with it: ``work`` (what is computed), ``target`` (the ratio aimed at), ``floor`` and
+    ``floor_seconds`` (what no implementation on this machine could be faster than, and its measured time), ``peak``
+    (GiB of memory beyond inputs and result).
+    """
+
+    def run(
+        ours: Callable, theirs: Callable, check: Callable, *, rival: str, rounds: int = 3, **facts: object
+    ) -> None:
+        check(ours(), theirs())
+        pairs: list[list[float]] = []
+
+        def rival_first() -> None:
+            start = time.perf_counter()
+            theirs()
+            pairs.append([time.perf_counter() - start])
+
+        def timed() -> None:
+            start = time.perf_counter()
+            ours()
+            pairs[-1].append(time.perf_counter() - start)
+
+        benchmark.pedantic(timed, setup=rival_first, rounds=1 if benchmark.disabled else rounds)
+        theirs_median, ours_median = (statistics.median(side) for side in zip(*pairs, strict=True))
+        ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+        benchmark.extra_info |= {
+            "rival": rival,
+            "rival seconds": theirs_median,
+            "seconds": ours_median,
+            "times ours": ratio,
+            **facts,
+        }
+
+    return run

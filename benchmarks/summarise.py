@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a pytest-benchmark JSON to benchmarks/results/<machine>.json: medians by group, each also as a ratio to ours.
+"""From a pytest-benchmark JSON to benchmarks/results/<machine>.json (medians by group, each also as a ratio to ours)
+and docs/performance.md.
 
-    pytest benchmarks --benchmark-only --benchmark-json=bench.json
+    FASTREID_BENCH_FULL=1 pytest benchmarks --benchmark-only --benchmark-json=bench.json
     python benchmarks/summarise.py bench.json
 
-Prints the same as a table. Refuses to summarise a run that was made from changed files.
+Prints the first as a table. Refuses to summarise a run that was made from changed files.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import os
 import re
 import sys
 from pathlib import Path
+
+import performance
 
 RESULTS = Path(__file__).resolve().parent / "results"
 OURS = "fastreid_ops"
@@ -32,6 +35,8 @@ def summary(run: dict) -> dict:
     """
     groups: dict[str, list[tuple[str, float, float | None]]] = {}
     for bench in run["benchmarks"]:
+        if "rival" in bench["extra_info"] or "images" in bench["extra_info"]:
+            continue  # claims and growth, below
         name = re.sub(r"^test_(?:forward_and_backward|forward|rival)\[|\]$", "", bench["name"])
         group = bench["group"] or Path(bench["fullname"].split("::")[0]).stem
         groups.setdefault(group, []).append(
@@ -53,7 +58,24 @@ def summary(run: dict) -> dict:
         "date": run["datetime"],
         "commit": commit["id"],
         "groups": table,
+        "claims": [_claim(bench) for bench in run["benchmarks"] if "rival" in bench["extra_info"]],
+        "growth": [_growth(bench) for bench in run["benchmarks"] if "images" in bench["extra_info"]],
     }
+
+
+def _claim(bench: dict) -> dict:
+    """A ratio of pairs that one benchmark measured (the fixture `versus`)."""
+    facts = _rounded(bench["extra_info"])
+    renamed = {"rival seconds": "rival_seconds", "times ours": "ratio"}
+    return {"group": bench["group"], **{renamed.get(key, key): value for key, value in facts.items()}}
+
+
+def _growth(bench: dict) -> dict:
+    return {"group": bench["group"], **_rounded(bench["extra_info"])}
+
+
+def _rounded(facts: dict) -> dict:
+    return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in facts.items()}
 
 
 def main(arguments: list[str]) -> int:
@@ -79,7 +101,7 @@ def main(arguments: list[str]) -> int:
         print(f"\n{group}")
         for name, row in rows.items():
             print(f"  {name:55s} {row['seconds'] * 1e3:12.3f} ms  {row.get('times_ours', ''):>8}")
-    print(f"\n{target}")
+    print(f"\n{target}\n{performance.write(result)}")
     return 0
 
 

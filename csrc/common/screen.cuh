@@ -4,8 +4,7 @@
 // As in screen.h: rows are moved by a common vector, scaled by a common power of two and rounded, and the score
 // s(x, y) = x.y - |y|^2 / 2 is then known to within +-screen_bound(x). The products come from the tensor cores, of
 // float16: the longest row has a length of about 1, so that the range is enough (what it loses of small elements is
-// in the bound), and an eighth of bfloat16's rounding is left. For the angular metrics a row of zeros is at squared distance 2 from all others, as if it had a direction
-// of its own: one more column says so. (Between two such rows that fails: a row of zeros in x is the caller's.)
+// in the bound), and an eighth of bfloat16's rounding is left.
 #pragma once
 
 #include "common/exact.cuh"
@@ -87,15 +86,12 @@ __device__ __forceinline__ double screen_factor(const Frame& frame, bool angular
 // ---- one set of rows, packed ----
 
 struct Screened {
-  __half* packed;  // (padded to whole tiles, screen_depth())
+  __half* packed;  // (padded to whole tiles, depth_of())
   float* half;     // (rows,) |x|^2 / 2
   float* norm;     // (rows,) at least |x| and |x^|
   float* error;    // (rows,) at least |x - x^|
 
-  // Columns: one more for the angular metrics, padded with zeros.
-  static int64_t depth_of(int64_t depth, bool angular) {
-    return round_up(depth + (angular ? 1 : 0), kTileDepth);
-  }
+  static int64_t depth_of(int64_t depth) { return round_up(depth, kTileDepth); }  // padded with zeros
   static int64_t bytes(int64_t rows, int64_t depth) {
     const int64_t padded = round_up(rows, kTile);
     return padded * (depth * 2 + 12);
@@ -116,8 +112,7 @@ __device__ __forceinline__ float rounded_up(double value) {
   return static_cast<float>(value * (1 + 1e-6)) + 1e-37f;
 }
 
-// Packs rows first to first + count - 1 of `rows`, a warp for each, and zeros up to whole tiles. packed_depth: of
-// screen_depth. largest: whether these rows are those of y, whose largest norm and error are asked for.
+// Packs rows first to first + count - 1 of `rows`, a warp for each, and zeros up to whole tiles. largest: whether these rows are those of y, whose largest norm and error are asked for.
 template <class S>
 __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int64_t depth,
                             int64_t packed_depth, const double* square, Frame frame, bool largest,
@@ -139,8 +134,6 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
         // The scaled element exactly as exact_distance() has it.
         const double element = as_double(from[at * rows.column_stride]);
         v = __dsub_rn(angular ? __dmul_rn(element, scale) : element, frame.centre[at]) * factor;
-      } else if (real && angular && at == depth && scale == 0) {
-        v = factor;
       }
       const __half rounded = __float2half_rn(static_cast<float>(v));
       const double r = as_double(rounded);
@@ -158,7 +151,10 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
   // A length from a square without all its bits is not quite 1, but distance 2 from rows of zeros it has.
   if (real && angular && square[row] < 1e-290 && scale != 0) error = INFINITY;
   const float norm = rounded_up(sqrt(before > after ? before : after)), off = rounded_up(sqrt(error));
-  out.half[i] = static_cast<float>(before / 2);
+  // A row of zeros has no direction: its d2 is 2 to every row, not the 1 of its place among unit vectors. (A row of
+  // zeros in x has no scores: that is its caller's.)
+  const double lift = real && angular && scale == 0 ? factor * factor : 0;
+  out.half[i] = static_cast<float>((before + lift) / 2);
   out.norm[i] = norm;
   out.error[i] = off;
   // Bits of floats that are not negative are ordered as they are; those of NaN come last.
@@ -185,17 +181,34 @@ __device__ __forceinline__ float screen_bound(const Frame& frame, float norm, fl
 
 // ---- tiles: product[i][j] = x^_i . y^_j ----
 
-// One lot of both sides into shared memory: rows of 64 bytes, in four pieces each.
-__device__ __forceinline__ void load_tile(__half* to, const __half* x, const __half* y, int64_t depth) {
-  constexpr int kPiece = 8, kPieces = kTileDepth / kPiece;
-#pragma unroll
-  for (int i = 0; i < 2 * kTile * kPieces / kTileThreads; ++i) {
-    const int piece = static_cast<int>(threadIdx.x) + i * kTileThreads;
-    const int row = piece / kPieces, k = piece % kPieces * kPiece;
-    const __half* from = row < kTile ? x + row * depth : y + (row - kTile) * depth;
-    __pipeline_memcpy_async(to + row * kTileStride + k, from + k, kPiece * sizeof(__half));
+// Brings one lot of both sides after the other to shared memory, in pieces of 16 bytes, always the same ones of each
+// row in one thread.
+struct Loader {
+  static constexpr int kPiece = 8, kPieces = kTileDepth / kPiece;  // elements, of a row
+  static constexpr int kRows = kTileThreads / kPieces;             // brought at once
+  const __half* x;
+  const __half* y;
+  int64_t jump;  // kRows further down
+  __half* to;
+
+  __device__ Loader(const __half* x_tile, const __half* y_tile, int64_t depth, __half* shared)
+      : jump(kRows * depth) {
+    const int row = threadIdx.x / kPieces, k = threadIdx.x % kPieces * kPiece;
+    x = x_tile + row * depth + k;
+    y = y_tile + row * depth + k;
+    to = shared + row * kTileStride + k;
   }
-}
+  __device__ void next(int stage) {
+    __half* at = to + stage * (2 * kTile * kTileStride);
+#pragma unroll
+    for (int i = 0; i < kTile / kRows; ++i, at += kRows * kTileStride) {
+      __pipeline_memcpy_async(at, x + i * jump, kPiece * sizeof(__half));
+      __pipeline_memcpy_async(at + kTile * kTileStride, y + i * jump, kPiece * sizeof(__half));
+    }
+    x += kTileDepth;
+    y += kTileDepth;
+  }
+};
 
 // Block (column tile, row tile). x, y: packed rows, whole tiles of them. product: (rows, columns) of a chunk.
 __global__ __launch_bounds__(kTileThreads) void tile_kernel(const __half* x, const __half* y, int64_t depth,
@@ -203,8 +216,7 @@ __global__ __launch_bounds__(kTileThreads) void tile_kernel(const __half* x, con
   namespace wmma = nvcuda::wmma;
   constexpr int kM = 4, kN = 2;  // fragments of a warp
   __half* const shared = dynamic_shared<__half>();
-  x += blockIdx.y * kTile * depth;
-  y += blockIdx.x * kTile * depth;
+  Loader loader(x + blockIdx.y * kTile * depth, y + blockIdx.x * kTile * depth, depth, shared);
   const int steps = static_cast<int>(depth / kTileDepth);
   const int warp = threadIdx.x / kWarpSize, row = warp / 4 * 16 * kM, column = warp % 4 * 16 * kN;
   wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum[kM][kN];
@@ -215,15 +227,14 @@ __global__ __launch_bounds__(kTileThreads) void tile_kernel(const __half* x, con
 
   constexpr int kLot = 2 * kTile * kTileStride;
   for (int lot = 0; lot < kTileStages - 1; ++lot) {
-    if (lot < steps) load_tile(shared + lot * kLot, x + lot * kTileDepth, y + lot * kTileDepth, depth);
+    if (lot < steps) loader.next(lot);
     __pipeline_commit();
   }
   for (int step = 0; step < steps; ++step) {
     __pipeline_wait_prior(kTileStages - 2);
     __syncthreads();  // everybody's part of this lot is there, and nobody reads the one before
     const int next = step + kTileStages - 1;
-    if (next < steps)
-      load_tile(shared + next % kTileStages * kLot, x + next * kTileDepth, y + next * kTileDepth, depth);
+    if (next < steps) loader.next(next % kTileStages);
     __pipeline_commit();
     const __half* const a_lot = shared + step % kTileStages * kLot + row * kTileStride;
     const __half* const b_lot = shared + step % kTileStages * kLot + (kTile + column) * kTileStride;

@@ -82,8 +82,21 @@ struct Relevant {
     }
   }
 
-  // Heap sort: in place, and never worse than n log n, whatever the input.
+  // A few by insertion; many by a heap sort: in place, and never worse than n log n, whatever the input.
   void sort() {
+    constexpr int64_t kFew = 48;
+    if (size <= kFew) {
+      for (int64_t i = 1; i < size; ++i) {
+        const Key k = key[i];
+        const int64_t at = index[i];
+        int64_t j = i;
+        for (; j > 0 && (k < key[j - 1] || (k == key[j - 1] && at < index[j - 1])); --j) {
+          key[j] = key[j - 1], index[j] = index[j - 1];
+        }
+        key[j] = k, index[j] = at;
+      }
+      return;
+    }
     for (int64_t root = size / 2 - 1; root >= 0; --root) sift_down(root, size);
     for (int64_t last = size - 1; last > 0; --last) {
       swap(0, last);

@@ -201,7 +201,7 @@ struct Plan {
   int64_t bytes;
 
   Plan(const NearestProblem& p, bool farthest, void* scratch) {
-    packed_depth = Screened::depth_of(p.depth, p.angular);
+    packed_depth = Screened::depth_of(p.depth);
     near.k = p.k;
     near.capacity = Candidates::capacity_for(p.k, p.y_rows);
     far.k = 1;

@@ -217,12 +217,13 @@ void check(Setup& s, [[maybe_unused]] Emulate emulate) {
                          s.angular ? " angular" : "", s.same ? " same" : "",
                          s.exclude_self ? " exclude_self" : "");
   const Result want = expected(s);
+  static std::size_t turn = 0;  // each instruction set runs in its own way, another one each time
   testing::for_every_isa([&] {
-    for (const Way way : kWays) {
-      testing::Trying how("way ", static_cast<int>(way));
-      compare(on_cpu(s, way), want);
-    }
+    const Way way = kWays[turn++ % 4];
+    testing::Trying how("way ", static_cast<int>(way));
+    compare(on_cpu(s, way), want);
   });
+  ++turn;
 #ifdef FASTREID_EMULATED
   if (emulate == Emulate::once) {
     testing::Trying where("device");
@@ -320,14 +321,15 @@ CASE(zero_rows_among_directions) {
   }
 }
 
-// Lengths whose squares float64 does not hold, or holds without all of their bits.
+// Lengths whose squares float64 does not hold, or holds without all of their bits, beside rows of zeros.
 CASE(lengths_at_the_ends_of_float64) {
-  for (const double scale : {1e-170, 1e-158, 1e-155, 1e-140, 1e140, 1e152, 1e170}) {
+  for (const double scale : {1e-170, 2e-162, 1e-158, 1e-140, 1e140, 1e152, 1e170}) {
     for (const bool angular : {false, true}) {
       testing::Trying trying("scale ", scale);
-      Setup s = make(Type::float64, Layout::contiguous, Rows::spread, 9, 40, 5, 4);
+      Setup s = make(Type::float64, Layout::contiguous, Rows::spread, 9, 40, 5, 25);
       for (Matrix* m : {&s.x, &s.y})
-        for (int64_t i = 0; i < m->rows * m->depth; ++i) m->values.set(i, m->values.get(i) * scale);
+        for (int64_t i = 0; i < m->rows * m->depth; ++i)
+          m->values.set(i, (i / 5) % 7 == 3 ? 0 : m->values.get(i) * scale);
       s.angular = angular;
       s.farthest = false;
       check(s, Emulate::once);

@@ -7,6 +7,7 @@ from fastreid_ops.evaluation.features import RankedList, evaluate_features, rank
 from fastreid_ops.evaluation.protocols import PROTOCOLS, Protocol, protocol
 from fastreid_ops.evaluation.result import Result
 from fastreid_ops.evaluation.trials import Trials
+from fastreid_ops.evaluation.verification import Verification, tpr_at_fpr
 
 __all__ = [
     "PROTOCOLS",
@@ -15,10 +16,12 @@ __all__ = [
     "RankedList",
     "Result",
     "Trials",
+    "Verification",
     "evaluate",
     "evaluate_features",
     "evaluate_trials",
     "protocol",
     "ranked_lists",
     "ranked_lists_from_features",
+    "tpr_at_fpr",
 ]

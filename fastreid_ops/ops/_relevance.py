@@ -203,8 +203,9 @@ def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | N
     return query_class, (eights << shift).sum(2, dtype=torch.uint8).view(torch.int64)
 
 
-def dropped(q: int, rules: Rules, sides: Sides) -> Tensor:
-    """(G,) bool: what the rules drop for query q. The definition; the kernels never build it."""
+def dropped(q: int | slice, rules: Rules, sides: Sides) -> Tensor:
+    """(G,) bool: what the rules drop for query q; (R, G) for a slice, where the queries' labels are columns. The
+    definition; the kernels never build it."""
     match = sides.gallery_pids == sides.query_pids[q]
     found = torch.zeros_like(match)
     if rules.camera_rule != "none":

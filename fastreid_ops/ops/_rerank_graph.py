@@ -37,14 +37,14 @@ class Propagated(NamedTuple):
 
 
 def propagated(
-    x: Tensor, queries: int, k1: int, k2: int, op: str, limit: int | None
+    x: Tensor, queries: int, k1: int, k2: int, op: str, limit: int | None, progress: bool
 ) -> tuple[Sparse, Sparse]:
     """The graph of all rows of x after two rounds, rows of length one; and its inverse over the gallery."""
     points, depth = x.shape
     joined, averaged = min(k1, points), min(k2, points)
     wanted = max(joined, averaged)
     within(op, limit, list_bytes(points, depth, x.element_size(), wanted), LIST_FORMULA)
-    squared, index, _ = neighbours(x, x, wanted, metric="cosine")
+    squared, index, _ = neighbours(x, x, wanted, metric="cosine", check_finite=False, progress=progress)
     weight = (1 - squared[:, :averaged] / 2).square().float().contiguous()
     column = index[:, :joined].sort(dim=1).values.to(torch.int32).flatten()
     begin = torch.arange(points + 1, device=x.device) * joined

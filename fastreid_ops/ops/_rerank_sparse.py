@@ -152,7 +152,7 @@ LIST_FORMULA = (
 
 
 def encode(
-    x: Tensor, k1: int, k2: int, variant: Variant, metric: str, op: str, limit: int | None
+    x: Tensor, k1: int, k2: int, variant: Variant, metric: str, op: str, limit: int | None, progress: bool
 ) -> tuple[Sparse, Tensor]:
     """V of all rows of x after query expansion, and each row's largest squared distance."""
     points, depth = x.shape
@@ -160,7 +160,9 @@ def encode(
     wanted = max(entries, averaged)
     within(op, limit, list_bytes(points, depth, x.element_size(), wanted), LIST_FORMULA)
     search = "sqeuclidean" if metric == "euclidean" else "cosine"
-    squared, index, farthest = neighbours(x, x, wanted, metric=search, farthest=True)
+    squared, index, farthest = neighbours(
+        x, x, wanted, metric=search, farthest=True, check_finite=False, progress=progress
+    )
     index = index.to(torch.int32)
     inverse = None
     if metric == "cosine":
@@ -206,11 +208,12 @@ def encode_features(
     metric: str,
     op: str,
     limit: int | None,
+    progress: bool,
 ) -> Encoded:
     rule = VARIANTS[variant]
     query, gallery = widened(query), widened(gallery)
     queries, points = len(query), len(query) + len(gallery)
-    rows, farthest = encode(torch.cat([query, gallery]), k1, k2, rule, metric, op, limit)
+    rows, farthest = encode(torch.cat([query, gallery]), k1, k2, rule, metric, op, limit, progress)
     # Cosine distances are half the squared ones.
     divisor = farthest[:queries] * (0.5 if metric == "cosine" else 1.0) if rule.normalised else None
     return Encoded(

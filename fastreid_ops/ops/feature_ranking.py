@@ -96,7 +96,7 @@ def rank_features(
     parts = _ranked(query, gallery, sides, rules, metric in nearest.ANGULAR, (begin, end), progress)
     # Queries are the rows here, so that the shares of the ranks can be put together.
     reals, counts, shares = (_shards.gather_rows(part, query.shape[0], group) for part in parts)
-    reals, counts = reals.T.contiguous(), counts.T.contiguous()
+    reals, counts = (part.T.clone(memory_format=torch.contiguous_format) for part in (reals, counts))
     if cmc not in _relevance.BY_QUERY:
         shares = shares.new_empty(0, max_rank)
     curve, means = torch.ops.fastreid.ranking_summary(

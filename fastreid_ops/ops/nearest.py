@@ -324,9 +324,7 @@ def check_length(op: str, name: str, value: Tensor) -> None:
     largest = float(value.detach().abs().amax())
     if largest * math.sqrt(value.shape[1]) > 1e153:
         got = f"entries up to {largest:.3g} in rows of {value.shape[1]}"
-        raise ValueError(
-            check.message(_OP, name, got, "rows of a length up to 1e153, whose square is finite")
-        )
+        raise ValueError(check.message(op, name, got, "rows of a length up to 1e153, whose square is finite"))
 
 
 def _fake(x, y, k, angular, same, exclude_self, farthest):

@@ -87,8 +87,8 @@ def k_reciprocal(
     ``k1`` and ``k2`` may exceed the number of points: lists then hold all of them.
 
     *Shapes*: query (Q, D), gallery (G, D), one floating dtype and device, Q, G and D at least 1, Q + G at most 2^30.
-    Result (Q, G) float32; with ``top=r`` a ``Nearest`` of (Q, r): the head of the same result, without ever
-    forming Q x G. Half types are computed in float32.
+    Result (Q, G) float32; with ``top=r`` a ``Nearest``, distances (Q, r) float32 and indices (Q, r) int64: the head of the
+    same result, without ever forming Q x G. Half types are computed in float32.
 
     *NaN*: NaN and Inf are refused. Where all distances of a row are zero, d is 0 there. A row of zeros has cosine
     distance 1 to every row.
@@ -116,7 +116,11 @@ def k_reciprocal(
         settings.pop("limit")
         return _headed(reference(query, gallery, **settings), top)
     return _final(
-        op, [sparse.encode_features(query, gallery, op=op, **settings)], top, memory_limit, progress
+        op,
+        [sparse.encode_features(query, gallery, op=op, progress=progress, **settings)],
+        top,
+        memory_limit,
+        progress,
     )
 
 
@@ -207,7 +211,7 @@ def k_reciprocal_ensemble(
     if not checks.native(_LIBRARY, sets[0][0]):
         settings.pop("limit")
         return _headed(sum(reference(*pair, **settings) for pair in sets), top)
-    encoded = (sparse.encode_features(*pair, op=op, **settings) for pair in sets)
+    encoded = (sparse.encode_features(*pair, op=op, progress=progress, **settings) for pair in sets)
     return _final(op, encoded if top is None else list(encoded), top, memory_limit, progress)
 
 
@@ -244,13 +248,13 @@ def jaccard(
         ValueError: wrong shapes or values, NaN or Inf, a ``memory_limit`` that is too small.
     """
     op = "jaccard"
-    settings = checks.settings(op, k1, k2, 0.0, variant, "euclidean", memory_limit, progress)
+    checks.settings(op, k1, k2, 0.0, variant, "euclidean", memory_limit, progress)
     checks.rows(op, x)
     rule = sparse.VARIANTS[variant]
     if not checks.native(_LIBRARY, x):
         dense = plain.reference_jaccard(x, k1=k1, k2=k2, variant=variant)
         return _compressed(dense)
-    rows, _ = sparse.encode(sparse.widened(x), k1, k2, rule, "euclidean", op, settings["limit"])
+    rows, _ = sparse.encode(sparse.widened(x), k1, k2, rule, "euclidean", op, memory_limit, progress)
     return SparseDistances(*blocks.overlaps(op, rows, rule, memory_limit, progress))
 
 
@@ -288,13 +292,13 @@ def gnn_rerank(
         ValueError: wrong shapes or values, NaN or Inf, ``top`` above G, a ``memory_limit`` that is too small.
     """
     op = "gnn_rerank"
-    settings = checks.settings(op, k1, k2, 0.0, "zhong2017", "cosine", memory_limit, progress)
+    checks.settings(op, k1, k2, 0.0, "zhong2017", "cosine", memory_limit, progress)
     checks.features(op, query, gallery)
     checks.top(op, top, gallery.shape[0])
     if not checks.native(_LIBRARY, query):
         return _headed(plain.reference_gnn(query, gallery, k1=k1, k2=k2), top)
     x = torch.cat([sparse.widened(query), sparse.widened(gallery)])
-    rows, inverted = graph.propagated(x, query.shape[0], k1, k2, op, settings["limit"])
+    rows, inverted = graph.propagated(x, query.shape[0], k1, k2, op, memory_limit, progress)
     found = graph.Propagated(rows, inverted, (query.shape[0], gallery.shape[0]))
     return _final(op, [found], top, memory_limit, progress)
 

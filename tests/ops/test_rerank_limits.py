@@ -118,7 +118,7 @@ POINTS = 60_000
 REACH = 12
 
 
-def on_a_line(x, y, k, *, metric="sqeuclidean", farthest=False):
+def on_a_line(x, y, k, *, metric="sqeuclidean", farthest=False, **told):
     """The exact neighbours of ascending numbers (or of angles in a circle), found within reach of each."""
     place = torch.arange(len(x))[:, None] + torch.arange(-REACH, REACH + 1)
     if metric == "cosine":

@@ -255,6 +255,68 @@ CASE(orders_are_what_they_say_and_repeat) {
   CHECK(drawn == expected);
 }
 
+__global__ void product_kernel(const __half* a, const __half* b, const float* c, unsigned a_stride,
+                               unsigned b_stride, unsigned stride, float* out) {
+  namespace wmma = nvcuda::wmma;
+  wmma::fragment<wmma::matrix_a, 16, 16, 16, __half, wmma::row_major> left;
+  wmma::fragment<wmma::matrix_b, 16, 16, 16, __half, wmma::col_major> right;
+  wmma::fragment<wmma::accumulator, 16, 16, 16, float> sum;
+  wmma::fill_fragment(sum, *c);
+  wmma::load_matrix_sync(left, a, a_stride);
+  wmma::load_matrix_sync(right, b, b_stride);
+  wmma::mma_sync(sum, left, right, sum);
+  wmma::store_matrix_sync(out, sum, stride, wmma::mem_row_major);
+}
+
+CASE(tensor_cores_multiply) {
+  constexpr unsigned kA = 24, kB = 16, kOut = 20;
+  alignas(32) __half a[16 * kA], b[16 * kB];
+  alignas(32) float out[16 * kOut];
+  testing::Random random(3);
+  // Powers of two and small integers, with float16's smallest number, largest and infinity: sums are exact.
+  for (__half& each : a) each = __float2half_rn(static_cast<float>(random.below(9) - 4));
+  for (__half& each : b) each = __float2half_rn(std::ldexp(1.0f, static_cast<int>(random.below(3))));
+  a[0] = __float2half_rn(0x1p-24f), a[1] = __float2half_rn(65504.0f), a[kA] = __float2half_rn(-INFINITY);
+  const float start = 0.5f;
+  run(product_kernel, 1, 32, &a[0], &b[0], &start, kA, kB, kOut, &out[0]);
+  for (unsigned i = 0; i < 16; ++i) {
+    for (unsigned j = 0; j < 16; ++j) {
+      float expected = start;
+      for (unsigned k = 0; k < 16; ++k) expected += __half2float(a[i * kA + k]) * __half2float(b[j * kB + k]);
+      CHECK_EQUAL(out[i * kOut + j], expected);
+    }
+  }
+}
+
+// What the first of two groups, then of both, has brought.
+__global__ void copy_kernel(const float4* from, float* out) {
+  float4* shared = dynamic_shared<float4>();
+  const unsigned i = threadIdx.x;
+  __pipeline_memcpy_async(shared + i, from + i, sizeof(float4));
+  __pipeline_commit();
+  __pipeline_memcpy_async(shared + 4 + i, from + 4 + i, sizeof(float4));
+  __pipeline_commit();
+  out[i] = shared[i].y;
+  __pipeline_wait_prior(1);
+  out[4 + i] = shared[i].y;
+  out[8 + i] = shared[4 + i].y;
+  __pipeline_wait_prior(0);
+  out[12 + i] = shared[4 + i].y;
+}
+
+CASE(asynchronous_copies_are_made_when_waited_for) {
+  float4 from[8];
+  float out[16];
+  for (int i = 0; i < 8; ++i) from[i] = {0.0f, static_cast<float>(i), 0.0f, 0.0f};
+  CHECK_EQUAL(launch(copy_kernel, 1, 4, sizeof from, nullptr, &from[0], &out[0]), cudaSuccess);
+  for (int i = 0; i < 4; ++i) {
+    CHECK(std::isnan(out[i]));
+    CHECK_EQUAL(out[4 + i], static_cast<float>(i));
+    CHECK(std::isnan(out[8 + i]));
+    CHECK_EQUAL(out[12 + i], static_cast<float>(4 + i));
+  }
+}
+
 __global__ void fill_kernel(float* out) {
   float* shared = dynamic_shared<float>();
   out[threadIdx.x] = shared[threadIdx.x];

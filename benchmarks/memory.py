@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Peak memory of a call beyond its inputs, in a process of its own.
+
+    python benchmarks/memory.py nearest 23100 0 2048
+
+prints GiB. `peak` starts that and returns the number. Linux only: the peak is the kernel's high-water mark, reset
+(/proc/self/clear_refs) after the inputs were made.
+"""
+
+from __future__ import annotations
+
+import gc
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def _status(field: str) -> float:
+    text = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(re.search(rf"{field}:\s+(\d+) kB", text).group(1)) / 2**20  # type: ignore[union-attr] # Linux has it
+
+
+def _calls() -> dict[str, Callable[..., Callable[[], object]]]:
+    """name -> f(queries, gallery, depth), which makes the inputs and returns the call."""
+    from shapes import retrieval
+
+    import fastreid_ops
+
+    def nearest(queries: int, gallery: int, depth: int) -> Callable[[], object]:
+        x = retrieval(queries, gallery, depth).everything
+        return lambda: fastreid_ops.nearest(x, x, 21)
+
+    def rank_features(queries: int, gallery: int, depth: int) -> Callable[[], object]:
+        data = retrieval(queries, gallery, depth)
+        return lambda: fastreid_ops.rank_features(*data)
+
+    def k_reciprocal(queries: int, gallery: int, depth: int) -> Callable[[], object]:
+        data = retrieval(queries, gallery, depth)
+        return lambda: fastreid_ops.k_reciprocal(data.query, data.gallery)
+
+    def k_reciprocal_top(queries: int, gallery: int, depth: int) -> Callable[[], object]:
+        data = retrieval(queries, gallery, depth)
+        return lambda: fastreid_ops.k_reciprocal(data.query, data.gallery, top=200)
+
+    return {
+        "nearest": nearest,
+        "rank_features": rank_features,
+        "k_reciprocal": k_reciprocal,
+        "k_reciprocal_top": k_reciprocal_top,
+    }
+
+
+def measured(name: str, queries: int, gallery: int, depth: int) -> float:
+    import torch
+
+    import fastreid_ops
+
+    call = _calls()[name](queries, gallery, depth)
+    warm = torch.zeros(60, 4)
+    fastreid_ops.nearest(warm, warm, 1)  # the library and the threads are there
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    before = _status("VmRSS")
+    kept = call()
+    del kept
+    return _status("VmHWM") - before
+
+
+def peak(name: str, queries: int, gallery: int, depth: int) -> float:
+    """GiB beyond the inputs, the result included."""
+    sizes = [str(size) for size in (queries, gallery, depth)]
+    command = [sys.executable, str(Path(__file__).resolve()), name, *sizes]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    print(measured(sys.argv[1], *map(int, sys.argv[2:5])))
