@@ -355,7 +355,7 @@ struct Plan {
   int64_t bytes;
 
   Plan(const FeatureRankingProblem& p, void* scratch) {
-    packed_depth = Screened::depth_of(p.depth, p.angular);
+    packed_depth = Screened::depth_of(p.depth);
     slab.words = large.words = p.cmc_rule == CmcRule::unique_pid ? ceil_div(p.gallery, 32) : 0;
     slab.capacity = smaller(p.gallery, kMatches);
     const int64_t row_bytes = Kept::row_bytes(slab.capacity, slab.words);
