@@ -36,6 +36,7 @@ class Rival(NamedTuple):
 
 def available() -> list[Rival]:
     rivals = [
+        Rival("one read: torch.max", lambda distance, *labels: _forget(distance.max())),
         Rival("torch.argsort alone", lambda distance, *labels: _sort(distance, stable=False)),
         Rival("torch.argsort(stable=True) alone", lambda distance, *labels: _sort(distance, stable=True)),
         Rival("numpy.argsort alone", lambda distance, *labels: _forget(np.argsort(distance.numpy(), axis=1))),
@@ -53,12 +54,29 @@ def available() -> list[Rival]:
     return rivals
 
 
+def available_cuhk03() -> list[Rival]:
+    """The same on the single-gallery-shot metric: ten random galleries a query, drawn from NumPy's generator."""
+    rivals = []
+    for package, place, name in (
+        ("torchreid", "reid/metrics/rank.py", "torchreid Python"),
+        ("fastreid", "evaluation/rank.py", "fast-reid Python"),
+    ):
+        file = package_file(package, place)
+        if file is not None:
+            rivals.append(Rival(name, _evaluator(load_file(file).eval_cuhk03), queries=40))
+    file = package_file("fastreid", "evaluation/rank_cylib/rank_cy.pyx")
+    if file is not None and importlib.util.find_spec("Cython") is not None:
+        evaluate = compile_file(file).evaluate_cy
+        rivals.append(Rival("fast-reid Cython", _evaluator(lambda *a: evaluate(*a, True)), queries=140))
+    return rivals
+
+
 def _sort(distance: torch.Tensor, *, stable: bool) -> None:
     torch.argsort(distance, dim=1, stable=stable)
 
 
-def _forget(order: np.ndarray) -> None:
-    """A rival that only sorts has no figures to check."""
+def _forget(found: object) -> None:
+    """A rival that only reads or sorts has no figures to check."""
 
 
 def _evaluator(function: Callable[..., Any]) -> Callable[..., Any]:

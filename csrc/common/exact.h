@@ -14,13 +14,18 @@
 namespace fastreid::FASTREID_ISA {
 namespace {
 
-// Row i, element k at data[i * row_stride + k * column_stride].
+// Row i, element k at data[i * row_stride + k * column_stride]; rows from `split` on continue at `more`, where that is
+// not null, with the same strides.
 template <class S>
 struct ExactRows {
   const S* data;
   int64_t row_stride;
   int64_t column_stride;
-  const S* row(int64_t i) const { return data + i * row_stride; }
+  const S* more = nullptr;
+  int64_t split = 0;
+  const S* row(int64_t i) const {
+    return more == nullptr || i < split ? data + i * row_stride : more + (i - split) * row_stride;
+  }
 };
 
 inline double fold(const double* lane) {

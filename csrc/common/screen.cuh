@@ -166,8 +166,8 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
 // How far a score may be off, against any row of y. Infinite where float64 itself would not tell distances apart, or
 // float32 cannot hold the rows: then everything is looked at exactly.
 //
-// Tensor cores add 16 products and the sum so far with each addend cut off to within 2^-23 of the largest, which is
-// at most |x^| |y^|: so much for each of depth * 17 / 16 addends.
+// Tensor cores add a group of products and the sum so far, each addend cut off to within 2^-23 of the largest, and then
+// the sum; an addend is at most |x^| |y^|. So much for each of depth * 5 / 4 addends, for groups of four or more.
 __device__ __forceinline__ float screen_bound(const Frame& frame, float norm, float error, bool angular,
                                               int64_t packed_depth) {
   const double max_norm = __uint_as_float(*frame.max_norm), max_error = __uint_as_float(*frame.max_error);

@@ -13,9 +13,6 @@ namespace {
 constexpr int64_t kBlock = 1024;
 // Keys kept from several blocks before they are counted: they stay in the first-level cache.
 constexpr int64_t kKept = 8 * kBlock;
-// How far ahead of the block at hand, in bytes, memory is asked for: without it nothing is under way while keys are
-// counted, nor from one row to the next.
-constexpr int64_t kAhead = 16384;
 // Thresholds counted per pass over these: eight counters and eight thresholds fit the registers of every set.
 constexpr int kGroup = 8;
 // Above this many relevant entries a binary search per gallery entry beats comparing with each.
@@ -32,13 +29,6 @@ struct Row {
   typename T::Key key(int64_t g) const { return T::key(data[g * stride]); }
   const uint64_t* excluded_from(int64_t g) const { return excluded ? excluded + (g >> 6) : nullptr; }
 };
-
-// Asks for n entries kAhead behind these; where the next row lies elsewhere, in vain.
-template <class T>
-void fetch(const typename T::Bits* block, int64_t n) {
-  const char* from = reinterpret_cast<const char*>(block) + kAhead;
-  for (int64_t i = 0; i < n * static_cast<int64_t>(sizeof *block); i += 64) __builtin_prefetch(from + i);
-}
 
 template <class Key>
 void count_at_most(const Key* keys, int64_t n, const Key* thresholds, int64_t* counts) {
@@ -125,10 +115,10 @@ int64_t count_by_comparing(const Row<T>& row, const Relevant<typename T::Key>& r
     const int64_t n = smaller(row.size - first, kBlock);
     const typename T::Bits* block = row.data + first * row.stride;
     const uint64_t* excluded = row.excluded_from(first);
-    if (row.stride == 1) fetch<T>(block, n);
     if (kDirect && row.stride == 1) {
       if constexpr (kDirect) kept += first_look<T>(block, n, farthest, excluded, keys + kept, &magnitude);
     } else {
+      for (int64_t j = 0; j < n && row.stride == 1; j += 64 / sizeof *block) fetch_behind(block + j);
       nonfinite += read_keys<T>(block, row.stride, n, keys + kept);
       kept += select<Give::keys>(keys + kept, n, farthest, excluded, keys + kept);
     }

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#if defined(__AVX2__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
@@ -16,7 +16,7 @@ namespace {
 
 #if defined(__AVX512F__)
 #define FASTREID_IN_REGISTER(v) "+v"(v)
-#elif defined(__AVX2__)
+#elif defined(__x86_64__)
 #define FASTREID_IN_REGISTER(v) "+x"(v)
 #else
 #define FASTREID_IN_REGISTER(v) "+r"(v)
@@ -150,12 +150,50 @@ struct Lanes {
   static unsigned at_most(V a, V b) { return a <= b; }
   static void pack(Key* p, V v, unsigned) { *p = v; }
 };
+#if defined(__x86_64__)
+template <>
+struct Lanes<int32_t> {
+  using V = __m128i;
+  static constexpr int kWidth = 4;
+  static V load(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+  static void store(void* p, V v) { _mm_storeu_si128(static_cast<__m128i*>(p), v); }
+  static V splat(int32_t x) { return _mm_set1_epi32(x); }
+  static V iota() { return _mm_setr_epi32(0, 1, 2, 3); }
+  static V add(V a, V b) { return _mm_add_epi32(a, b); }
+  static V larger(V a, V b) {
+    const V first = _mm_cmpgt_epi32(a, b);
+    return _mm_or_si128(_mm_and_si128(first, a), _mm_andnot_si128(first, b));
+  }
+  static V both(V a, V b) { return _mm_and_si128(a, b); }
+  static V rough(V v, V magnitude) {
+    return _mm_xor_si128(v, _mm_and_si128(_mm_srai_epi32(v, 31), magnitude));
+  }
+  static unsigned at_most(V a, V b) {
+    return 0xfu & ~static_cast<unsigned>(_mm_movemask_ps(_mm_castsi128_ps(_mm_cmpgt_epi32(a, b))));
+  }
+  static void pack(int32_t* p, V v, unsigned bits) {
+    int32_t lanes[4];
+    store(lanes, v);
+    // No branch on bits: it would be guessed wrong half the time.
+    for (unsigned lane = 0; lane < 4; ++lane) *p = lanes[lane], p += bits >> lane & 1;
+  }
+};
+#endif
 #endif
 
 // The bits of excluded, or 0 without them, for kWidth entries from the j-th on.
 template <class Key>
 unsigned left_out(const uint64_t* excluded, int64_t j) {
   return excluded ? static_cast<unsigned>(excluded[j >> 6] >> (j & 63)) : 0u;
+}
+
+// Without the instruction, __builtin_popcount is a call.
+inline int64_t ones(unsigned bits) {
+#if defined(__POPCNT__)
+  return __builtin_popcount(bits);
+#else
+  return (0x4332322132212110u >> (4 * bits)) & 15;  // of up to four
+#endif
 }
 
 enum class Give { keys, indices };
@@ -173,7 +211,7 @@ int64_t select(const Key* keys, int64_t n, Key threshold, const uint64_t* exclud
     const auto v = L::load(keys + j);
     const unsigned bits = L::at_most(v, limit) & ~left_out<Key>(excluded, j);
     L::pack(out + count, give == Give::keys ? v : index, bits);
-    count += __builtin_popcount(bits);
+    count += ones(bits);
     if constexpr (give == Give::indices) index = L::add(index, step);
   }
   for (; j < n; ++j) {
@@ -183,6 +221,12 @@ int64_t select(const Key* keys, int64_t n, Key threshold, const uint64_t* exclud
   }
   return count;
 }
+
+// How far ahead of what is being read, in bytes, memory is asked for: without it nothing is under way while keys are
+// counted, nor from one row to the next. Where the next row lies elsewhere, it is asked for in vain.
+constexpr int64_t kAhead = 16384;
+
+inline void fetch_behind(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
 
 // select() of keys, straight from n numbers of a row as they lie in memory, which must have the keys' width.
 // *magnitude becomes at least the largest of the numbers' magnitude bits, excluded ones included.
@@ -196,6 +240,7 @@ int64_t first_look(const typename T::Bits* row, int64_t n, typename T::Key thres
   auto largest = L::splat(*magnitude);
   int64_t count = 0, j = 0;
   for (; j + L::kWidth <= n; j += L::kWidth) {
+    if (L::kWidth > 1 || j % 16 == 0) fetch_behind(row + j);
     auto v = L::load(row + j);
     // A row seldom begins on a cache line. Without this the compiler reads v three times, which on memory that is
     // not in the cache takes twice as long.
@@ -204,7 +249,7 @@ int64_t first_look(const typename T::Bits* row, int64_t n, typename T::Key thres
     const auto rough = L::rough(v, all);
     const unsigned bits = L::at_most(rough, limit) & ~left_out<Key>(excluded, j);
     L::pack(out + count, rough, bits);
-    count += __builtin_popcount(bits);
+    count += ones(bits);
   }
   Key lanes[L::kWidth];
   L::store(lanes, largest);

@@ -149,4 +149,34 @@ struct RerankKernels {
 };
 FASTREID_DECLARE_KERNELS(RerankKernels, rerank_kernels)
 
+// All pointers on the device, `stream` a cudaStream_t; the cudaError_t of the launches comes back. A sparse result
+// takes three calls: with `column` null the sizes of row r go to begin[r + 1]; scan() makes offsets of them, the last
+// of which the caller waits for; then column and value are filled.
+namespace cuda {
+int launch_rerank_scan(int64_t* begin, int64_t rows, void* stream);
+int launch_rerank_select(const RerankMatrices& matrices, int64_t k, int32_t* index, double* distance,
+                         double* farthest, void* stream);
+int launch_rerank_reciprocal(const RerankLists& lists, const RerankSets& sets, void* stream);
+int64_t rerank_encode_scratch(const RerankLists& lists);
+int launch_rerank_encode(const RerankLists& lists, const RerankPairs& pairs, const RerankSets& sets,
+                         bool to_half, void* scratch, int64_t* begin, int32_t* column, float* value,
+                         void* stream);
+// Sizes of the rows that are merged, as of a sparse result: `place` after scan(). `marks` has one number for each.
+int launch_rerank_merge_sizes(const RerankMerge& merge, int64_t rows, int64_t* place, void* stream);
+int launch_rerank_merge(const RerankMerge& merge, int64_t rows, const int64_t* place, int32_t* marks,
+                        int64_t* begin, int32_t* column, float* value, void* stream);
+// `begin` (columns + 1,) zero before the first call; `cursor` a copy of it for the second, null in the first.
+int launch_rerank_invert(const RerankSparse& rows, int64_t row_begin, int64_t row_end, int64_t columns,
+                         int64_t* begin, int64_t* cursor, int32_t* row, float* value, void* stream);
+// Scratch for blend and overlap, zero before.
+int64_t rerank_overlap_scratch(int64_t rows, int64_t gallery);
+int launch_rerank_blend(const RerankQueries& queries, const RerankBlend& blend, int64_t rows, void* scratch,
+                        void* stream);
+int launch_rerank_overlap(const RerankQueries& queries, int64_t rows, void* scratch, int64_t* begin,
+                          int32_t* column, float* value, void* stream);
+// `scratch`: 4 * rows * k bytes.
+int launch_rerank_head(const float* values, int64_t rows, int64_t columns, int64_t k, void* scratch,
+                       float* value, int64_t* index, void* stream);
+}  // namespace cuda
+
 }  // namespace fastreid

@@ -177,18 +177,8 @@ SparseTensors rerank_encode(const Tensor& index, const Tensor& distance,
 SparseTensors rerank_merge(const Tensor& begin, const Tensor& column, const Tensor& value,
                            const Tensor& index, const std::optional<Tensor>& weight, double divisor,
                            bool to_half) {
-  RerankMerge merge{};
-  merge.source = rerank_sparse(begin, column, value, kRerankPoints);
-  FASTREID_CHECK(index.dim() == 2, kRerankOp, "index", shown(index.dim()) + " dimensions", "2");
-  const int64_t count = index.size(0), terms = merge.terms = index.size(1);
-  merge.index = rerank_index(index, begin, count, begin.size(0) - 1);
-  if (weight) {
-    rerank_check("weight", *weight, begin, ScalarType::Float, {count, terms});
-    merge.weight = weight->const_data_ptr<float>();
-  }
-  merge.divisor = static_cast<float>(divisor);
-  merge.to_half = to_half;
-
+  const RerankMerge merge = rerank_merging(begin, column, value, index, weight, divisor, to_half);
+  const int64_t count = index.size(0), terms = merge.terms;
   const RerankKernels& kernels = FASTREID_KERNELS(rerank_kernels);
   SparseRows rows(begin, count);
   rows.resize(ceil_div(count, kRows));
@@ -221,8 +211,7 @@ SparseTensors rerank_merge(const Tensor& begin, const Tensor& column, const Tens
 SparseTensors rerank_invert(const Tensor& begin, const Tensor& column, const Tensor& value, int64_t row_begin,
                             int64_t row_end, int64_t columns) {
   const RerankSparse rows = rerank_sparse(begin, column, value, columns);
-  FASTREID_CHECK(0 <= row_begin && row_begin <= row_end && row_end <= begin.size(0) - 1, kRerankOp,
-                 "row_begin", shown({row_begin, row_end}), "a range of rows");
+  rerank_range(begin, row_begin, row_end);
   const int64_t entries = rows.begin[row_end] - rows.begin[row_begin];
   const Tensor to_begin = rerank_empty(begin, {columns + 1}, aoti_torch_dtype_int64());
   const Tensor to_row = rerank_empty(begin, {entries}, aoti_torch_dtype_int32());
@@ -304,11 +293,8 @@ SparseTensors rerank_overlap(const Tensor& begin, const Tensor& column, const Te
 }
 
 std::tuple<Tensor, Tensor> rerank_head(const Tensor& values, int64_t k) {
-  FASTREID_CHECK(values.dim() == 2, kRerankOp, "values", shown(values.dim()) + " dimensions", "2");
+  rerank_heads(values, k);
   const int64_t count = values.size(0), columns = values.size(1);
-  rerank_check("values", values, values, ScalarType::Float, {count, columns});
-  FASTREID_CHECK(1 <= k && k <= columns && columns <= kRerankPoints, kRerankOp, "k", shown(k),
-                 "1 to the columns of values, at most 2^30");
   const Tensor value = rerank_empty(values, {count, k}, aoti_torch_dtype_float32());
   const Tensor index = rerank_empty(values, {count, k}, aoti_torch_dtype_int64());
   const RerankKernels& kernels = FASTREID_KERNELS(rerank_kernels);

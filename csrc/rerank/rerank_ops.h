@@ -109,6 +109,35 @@ inline const int32_t* rerank_index(const Tensor& index, const Tensor& like, int6
   return data;
 }
 
+inline RerankMerge rerank_merging(const Tensor& begin, const Tensor& column, const Tensor& value,
+                                  const Tensor& index, const std::optional<Tensor>& weight, double divisor,
+                                  bool to_half) {
+  RerankMerge merge{};
+  merge.source = rerank_sparse(begin, column, value, kRerankPoints);
+  FASTREID_CHECK(index.dim() == 2, kRerankOp, "index", shown(index.dim()) + " dimensions", "2");
+  merge.terms = index.size(1);
+  merge.index = rerank_index(index, begin, index.size(0), begin.size(0) - 1);
+  if (weight) {
+    rerank_check("weight", *weight, begin, ScalarType::Float, {index.size(0), merge.terms});
+    merge.weight = weight->const_data_ptr<float>();
+  }
+  merge.divisor = static_cast<float>(divisor);
+  merge.to_half = to_half;
+  return merge;
+}
+
+inline void rerank_range(const Tensor& begin, int64_t first, int64_t last) {
+  FASTREID_CHECK(0 <= first && first <= last && last <= begin.size(0) - 1, kRerankOp, "row_begin",
+                 shown({first, last}), "a range of rows");
+}
+
+inline void rerank_heads(const Tensor& values, int64_t k) {
+  rerank_check("values", values, values, ScalarType::Float, {-1, -1});
+  const int64_t columns = values.size(1);
+  FASTREID_CHECK(1 <= k && k <= columns && columns <= kRerankPoints, kRerankOp, "k", shown(k),
+                 "1 to the columns of values, at most 2^30");
+}
+
 inline int rerank_power(int64_t power) {
   FASTREID_CHECK(power == 1 || power == 2, kRerankOp, "power", shown(power), "1 or 2");
   return static_cast<int>(power);

@@ -29,6 +29,9 @@ struct NearestRows {
   const void* data;
   int64_t row_stride;  // in elements
   int64_t column_stride;
+  const void* more =
+      nullptr;  // CPU: rows from `split` on lie here, with the same strides; null: all are at data
+  int64_t split = 0;
 };
 
 struct NearestProblem {

@@ -110,11 +110,7 @@ template <class S>
 class Run {
  public:
   Run(const NearestProblem& problem, const NearestResult& result, State& state, void* workspace)
-      : p(problem),
-        out(result),
-        s(state),
-        x{static_cast<const S*>(p.x.data), p.x.row_stride, p.x.column_stride},
-        y{static_cast<const S*>(p.y.data), p.y.row_stride, p.y.column_stride} {
+      : p(problem), out(result), s(state), x(rows_of(p.x)), y(rows_of(p.y)) {
     char* memory = static_cast<char*>(workspace);
     prepared = reinterpret_cast<double*>(memory);
     memory += round_up(p.depth * 8, 64);
@@ -123,6 +119,11 @@ class Run {
     list.value = reinterpret_cast<double*>(memory);
     memory += round_up(list_size(p) * 8, 64);
     list.index = reinterpret_cast<int32_t*>(memory);
+  }
+
+  static ExactRows<S> rows_of(const NearestRows& r) {
+    return {static_cast<const S*>(r.data), r.row_stride, r.column_stride, static_cast<const S*>(r.more),
+            r.split};
   }
 
   static int64_t list_size(const NearestProblem& p) {

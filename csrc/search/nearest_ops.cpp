@@ -39,26 +39,36 @@ std::tuple<Tensor, Tensor, Tensor> nearest(const Tensor& x, const Tensor& y, int
   return tensors.all();
 }
 
-int64_t nearest_state(const Tensor& x, const Tensor& y, int64_t k, bool angular, bool same, bool farthest) {
-  const NearestProblem p = nearest_problem(x, y, k, angular, same, false, has_pairs());
+// x and y, or all rows of x and y among themselves.
+NearestProblem problem_of(const Tensor& x, const Tensor& y, int64_t k, bool angular, bool same, bool joined,
+                          bool exclude_self) {
+  return joined ? joined_problem(x, y, k, angular, has_pairs())
+                : nearest_problem(x, y, k, angular, same, exclude_self, has_pairs());
+}
+
+int64_t nearest_state(const Tensor& x, const Tensor& y, int64_t k, bool angular, bool same, bool joined,
+                      bool farthest) {
+  const NearestProblem p = problem_of(x, y, k, angular, same, joined, false);
   return FASTREID_KERNELS(nearest_kernels).state_bytes(&p, farthest) + 64;
 }
 
-void nearest_part(const Tensor& x, const Tensor& y, bool angular, bool same, bool exclude_self, int64_t part,
-                  int64_t parts, const Tensor& state, const Tensor& squared, const Tensor& index,
-                  const Tensor& farthest) {
-  FASTREID_CHECK(squared.dim() == 2 && squared.size(0) == x.size(0) && squared.is_contiguous() &&
+void nearest_part(const Tensor& x, const Tensor& y, bool angular, bool same, bool joined, bool exclude_self,
+                  int64_t part, int64_t parts, const Tensor& state, const Tensor& squared,
+                  const Tensor& index, const Tensor& farthest) {
+  FASTREID_CHECK(squared.dim() == 2 && squared.is_contiguous() &&
                      squared.scalar_type() == torch::headeronly::ScalarType::Double,
                  kNearestOp, "squared", "another tensor", "a contiguous float64 tensor (N, k)");
-  FASTREID_CHECK(index.dim() == 2 && index.size(0) == x.size(0) && index.size(1) == squared.size(1) &&
+  const NearestProblem p = problem_of(x, y, squared.size(1), angular, same, joined, exclude_self);
+  FASTREID_CHECK(squared.size(0) == p.x_rows, kNearestOp, "squared", shown(squared.size(0)) + " rows",
+                 shown(p.x_rows));
+  FASTREID_CHECK(index.dim() == 2 && index.size(0) == p.x_rows && index.size(1) == p.k &&
                      index.is_contiguous() && index.scalar_type() == torch::headeronly::ScalarType::Long,
                  kNearestOp, "index", "another tensor", "a contiguous int64 tensor of the shape of squared");
   const bool far = farthest.numel() > 0;
-  FASTREID_CHECK(!far || (farthest.numel() == x.size(0) && farthest.is_contiguous() &&
+  FASTREID_CHECK(!far || (farthest.numel() == p.x_rows && farthest.is_contiguous() &&
                           farthest.scalar_type() == torch::headeronly::ScalarType::Double),
                  kNearestOp, "farthest", "another tensor", "a contiguous float64 tensor (N,) or (0,)");
   FASTREID_CHECK(0 <= part && part < parts, kNearestOp, "part", shown(part), "0 to " + shown(parts - 1));
-  const NearestProblem p = nearest_problem(x, y, squared.size(1), angular, same, exclude_self, has_pairs());
   const int64_t bytes = FASTREID_KERNELS(nearest_kernels).state_bytes(&p, far);
   const int64_t given = state.numel() * static_cast<int64_t>(state.element_size());
   FASTREID_CHECK(state.is_contiguous() && given == bytes + 64, kNearestOp, "state", shown(given) + " bytes",
@@ -79,10 +89,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
       "nearest(Tensor x, Tensor y, int k, bool angular, bool same, bool exclude_self, bool farthest) -> "
       "(Tensor squared, Tensor index, Tensor farthest)");
   // The same in `parts` calls, part 0 to parts - 1 in this order on one state of nearest_state() bytes, so that a
-  // caller can report progress and be interrupted between them.
-  m.def("nearest_state(Tensor x, Tensor y, int k, bool angular, bool same, bool farthest) -> int");
+  // caller can report progress and be interrupted between them. joined: all rows of x and y among themselves, which
+  // must have the same strides.
   m.def(
-      "nearest_part(Tensor x, Tensor y, bool angular, bool same, bool exclude_self, int part, int parts, "
+      "nearest_state(Tensor x, Tensor y, int k, bool angular, bool same, bool joined, bool farthest) -> int");
+  m.def(
+      "nearest_part(Tensor x, Tensor y, bool angular, bool same, bool joined, bool exclude_self, int part, "
+      "int parts, "
       "Tensor(a!) state, Tensor(b!) squared, Tensor(c!) index, Tensor(d!) farthest) -> ()");
 }
 

@@ -17,7 +17,7 @@ using torch::stable::Tensor;
 inline constexpr const char* kNearestOp = "nearest";
 
 inline NearestRows nearest_rows(const Tensor& rows) {
-  return {rows.const_data_ptr(), rows.stride(0), rows.stride(1)};
+  return {rows.const_data_ptr(), rows.stride(0), rows.stride(1), nullptr, 0};
 }
 
 inline NearestProblem nearest_problem(const Tensor& x, const Tensor& y, int64_t k, bool angular, bool same,
@@ -45,6 +45,20 @@ inline NearestProblem nearest_problem(const Tensor& x, const Tensor& y, int64_t 
           same,
           exclude_self,
           pairs};
+}
+
+// All rows of x and `more` among themselves.
+inline NearestProblem joined_problem(const Tensor& x, const Tensor& more, int64_t k, bool angular,
+                                     bool pairs) {
+  FASTREID_CHECK(x.dim() == 2 && more.dim() == 2 && x.size(1) == more.size(1) && x.size(1) >= 1 &&
+                     x.stride(0) == more.stride(0) && x.stride(1) == more.stride(1) &&
+                     x.scalar_type() == more.scalar_type() && more.is_cpu() == x.is_cpu(),
+                 kNearestOp, "more", "another tensor", "rows of the length, dtype, device and strides of x");
+  const int64_t rows = x.size(0) + more.size(0);
+  FASTREID_CHECK(rows < int64_t{1} << 31, kNearestOp, "x", shown(rows) + " rows", "fewer than 2147483648");
+  FASTREID_CHECK(1 <= k && k <= rows, kNearestOp, "k", shown(k), "1 to " + shown(rows));
+  const NearestRows all = {x.const_data_ptr(), x.stride(0), x.stride(1), more.const_data_ptr(), x.size(0)};
+  return {all, all, rows, rows, x.size(1), k, dtype_of(kNearestOp, "x", x), angular, true, false, pairs};
 }
 
 // The three results, uninitialised, on the device of x.

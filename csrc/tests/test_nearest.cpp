@@ -132,7 +132,9 @@ double squared_distance(const Matrix& x, int64_t i, double a, const Matrix& y, i
   }
   const double sum =
       ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
-  CHECK_NEAR(sum, static_cast<double>(plain), 1e-300, 1e-13);
+  // Not CHECK_NEAR: a million of them take longer than what is tested.
+  if (!testing::near(sum, static_cast<double>(plain), 1e-300, 1e-13))
+    CHECK_EQUAL(sum, static_cast<double>(plain));
   return sum;
 }
 
@@ -250,9 +252,10 @@ CASE(every_kind_of_rows) {
       for (const bool same : {false, true}) {
         for (const Type type : {Type::float32, Type::float64, Type::float16}) {
           testing::Trying trying("kind ", static_cast<int>(kind), " ", testing::name(type));
-          Setup s = make(type, Layout::contiguous, kind, 30, 150, 24, 4);
+          Setup s = make(type, Layout::contiguous, kind, 12, 150, 24, 4);
           s.angular = angular, s.same = same, s.exclude_self = same;
-          check(s, type == Type::float32 && !same ? Emulate::once : Emulate::no);
+          const bool turn = angular == (static_cast<int>(kind) % 2 == 0) || kind == Rows::zeros;
+          check(s, type == Type::float32 && !same && turn ? Emulate::once : Emulate::no);
         }
       }
     }
@@ -285,7 +288,7 @@ CASE(depths) {
 }
 
 CASE(rows_of_one_matrix) {
-  for (const int64_t rows : {2, 5, 49, 150, 401}) {
+  for (const int64_t rows : {2, 5, 49, 150, 260}) {
     for (const bool exclude_self : {false, true}) {
       for (const int64_t k : {int64_t{1}, int64_t{20}, rows - (exclude_self ? 1 : 0)}) {
         if (k > rows - (exclude_self ? 1 : 0)) continue;
@@ -304,7 +307,7 @@ CASE(everything_within_the_bound) {
       testing::Trying trying("kind ", static_cast<int>(kind));
       Setup s = make(Type::float64, Layout::contiguous, kind, 9, 700, 5, 3);
       s.angular = angular;
-      check(s, Emulate::every_order);
+      check(s, kind == Rows::clustered ? Emulate::every_order : Emulate::once);
     }
   }
 }

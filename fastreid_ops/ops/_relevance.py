@@ -163,7 +163,7 @@ def _label(op: str, name: str, value: Tensor) -> Tensor:
 def native(rules: Rules, sides: Sides) -> NativeRelevance:
     """``sides`` as `as_int64` returns them."""
     # Gallery indices, those of one pid side by side; a query's matches are members[begin:end].
-    values, members = torch.sort(sides.gallery_pids, stable=True)
+    values, members = _sorted(sides.gallery_pids)
     begin = torch.searchsorted(values, sides.query_pids)
     end = torch.searchsorted(values, sides.query_pids, right=True)
     identity = None
@@ -181,6 +181,17 @@ def of_queries(relevance: NativeRelevance, rows: slice) -> NativeRelevance:
     mine = ("begin", "end", "query_camids", "query_clothes", "query_class")
     given = ((name, getattr(relevance, name)) for name in mine)
     return relevance._replace(**{name: value[rows] for name, value in given if value is not None})
+
+
+def _sorted(pids: Tensor) -> tuple[Tensor, Tensor]:
+    """torch.sort(pids, stable=True). On a CPU it goes by digits, five times faster, from 2**15 elements on: a gallery
+    almost as large is padded."""
+    size, enough = pids.shape[0], 1 << 15
+    if pids.device.type != "cpu" or not _checks.has_values(pids) or not enough // 8 <= size < enough:
+        return torch.sort(pids, stable=True)
+    padding = pids.new_full((enough - size,), torch.iinfo(torch.int64).max)  # behind its equals
+    values, members = torch.sort(torch.cat([pids, padding]), stable=True)
+    return values[:size], members[:size]
 
 
 def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | None]:

@@ -177,6 +177,29 @@ def _in_numpy(value: Tensor) -> bool:
     return value.device.type == "cpu" and value.numel() > 0 and check.has_values(value)
 
 
+def neighbours_of_both(
+    query: Tensor, gallery: Tensor, k: int, *, metric: str, progress: bool = False, group: Any = None
+) -> Neighbours:
+    """`neighbours` of all rows of both among themselves, queries first, with ``farthest``: what
+    ``torch.cat([query, gallery])`` would give, without that copy where the two lie in memory alike.
+
+    *Shapes*, *NaN*, *Ties*, *Determinism*, *Memory*: as `neighbours`. Arguments have been checked.
+    """
+    native = _STATUS.native and query.device.type == "cpu"
+    if group is not None or not native or query.stride() != gallery.stride():
+        x = torch.cat([query, gallery])
+        calls: dict[str, Any] = {
+            "farthest": True,
+            "check_finite": False,
+            "progress": progress,
+            "group": group,
+        }
+        return neighbours(x, x, k, metric=metric, **calls)
+    work = float(len(query) + len(gallery)) ** 2 * query.shape[1] / 2
+    flags = metric in ANGULAR, False, True, False
+    return _in_parts(query, gallery, (len(query) + len(gallery), k), flags, True, work, progress)
+
+
 def _run(
     x: Tensor,
     y: Tensor,
@@ -188,18 +211,32 @@ def _run(
     progress: bool,
 ) -> Neighbours:
     work = float(x.shape[0]) * y.shape[0] * x.shape[1] / (2 if same else 1)
-    parts = min(512, math.ceil(work / _PART))
-    if parts <= 1 or x.device.type != "cpu":
+    if work <= _PART or x.device.type != "cpu":
         return Neighbours(*torch.ops.fastreid.nearest(x, y, k, angular, same, exclude_self, farthest))
+    flags = angular, same, False, exclude_self
+    return _in_parts(x, y, (x.shape[0], k), flags, farthest, work, progress)
+
+
+def _in_parts(
+    x: Tensor,
+    y: Tensor,
+    shape: tuple[int, int],
+    flags: tuple[bool, bool, bool, bool],
+    farthest: bool,
+    work: float,
+    progress: bool,
+) -> Neighbours:
+    """``flags``: angular, same, joined, exclude_self."""
     from tqdm import tqdm
 
     ops = torch.ops.fastreid
-    state = torch.empty(ops.nearest_state(x, y, k, angular, same, farthest), dtype=torch.uint8)
-    squared = torch.empty(x.shape[0], k, dtype=torch.float64)
-    indices = torch.empty(x.shape[0], k, dtype=torch.int64)
-    far = torch.empty(x.shape[0] if farthest else 0, dtype=torch.float64)
+    parts = max(1, min(512, math.ceil(work / _PART)))
+    state = torch.empty(ops.nearest_state(x, y, shape[1], *flags[:3], farthest), dtype=torch.uint8)
+    squared = torch.empty(shape, dtype=torch.float64)
+    indices = torch.empty(shape, dtype=torch.int64)
+    far = torch.empty(shape[0] if farthest else 0, dtype=torch.float64)
     for part in tqdm(range(parts), desc=_OP, disable=not progress, leave=False):
-        ops.nearest_part(x, y, angular, same, exclude_self, part, parts, state, squared, indices, far)
+        ops.nearest_part(x, y, *flags, part, parts, state, squared, indices, far)
     return Neighbours(squared, indices, far)
 
 

@@ -136,10 +136,12 @@ def opcheck_calls():
         (op, (x, y, k, angular, False, False, far)) for angular in (False, True) for far in (False, True)
     ]
     calls.append((op, (y, y, k, False, True, True, True)))
-    state = torch.empty(torch.ops.fastreid.nearest_state(x, y, k, False, False, False), dtype=torch.uint8)
+    state = torch.empty(
+        torch.ops.fastreid.nearest_state(x, y, k, False, False, False, False), dtype=torch.uint8
+    )
     results = torch.empty(33, k, dtype=torch.float64), torch.zeros(33, k, dtype=torch.int64)
     none = torch.empty(0, dtype=torch.float64)
-    calls.append((part, (x, y, False, False, False, 0, 1, state, *results, none)))
+    calls.append((part, (x, y, False, False, False, False, 0, 1, state, *results, none)))
     return calls
 
 

@@ -165,6 +165,19 @@ def test_more_rows_than_fit_a_square_of_int32():
     assert torch.equal(got.indices[some], want["indices"][:, 1:])
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_both_among_themselves(monkeypatch, metric):
+    """As for their concatenation, which is made only where they lie in memory differently."""
+    x, y = features(70, 24, 1).float(), features(150, 24, 2).float()
+    both = torch.cat([x, y])
+    want = module.neighbours(both, both, 21, metric=metric, farthest=True)
+    assert_same(module.neighbours_of_both(x, y, 21, metric=metric), want)
+    other = y.T.contiguous().T
+    assert_same(module.neighbours_of_both(x, other, 21, metric=metric), want)
+    monkeypatch.setattr(module, "_PART", 1.0)
+    assert_same(module.neighbours_of_both(x, y, 21, metric=metric, progress=True), want)
+
+
 def test_faiss_agrees():
     faiss = pytest.importorskip("faiss")
     x = torch.nn.functional.normalize(features(3000, 64, 1).float())
@@ -198,6 +211,7 @@ def test_wrong_state_is_refused():
         torch.ops.fastreid.nearest_part(
             x,
             y,
+            False,
             False,
             False,
             False,
