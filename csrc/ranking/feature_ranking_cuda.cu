@@ -1,67 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA kernels of feature_ranking.h: products of a slab of queries and a chunk of the gallery at a time
-// (common/screen.cuh). A block for each query has measured the matches exactly and sorted them before; then blocks put
-// every score in front of the match it belongs to, and measure exactly those that lie within the bound of a match. A
-// query with more matches than fit is measured exactly against the whole gallery instead.
-//
-// Ranks are sums of count[m], the entries directly in front of match m (and the match itself).
+// (common/screen.cuh). A block for each query has measured the matches exactly and sorted them before
+// (feature_ranking_cuda_query.cuh); then blocks put every score in front of the match it belongs to, and measure exactly
+// those that lie within the bound of a match. A query with more matches than fit is measured exactly against the whole
+// gallery instead.
+#include "common/launch.cuh"
 #include "common/screen.cuh"
 #include "common/topk.cuh"
 #include "ranking/feature_ranking.h"
+#include "ranking/feature_ranking_cuda_query.cuh"
 
 namespace fastreid {
 namespace {
 
-// Few of everything on the emulated device, so that small cases have several slabs, chunks and parts, and large groups.
-#ifdef FASTREID_EMULATION
-constexpr int64_t kMatches = 144;  // images of a query's identity that a slab has room for
-constexpr int64_t kSlabBytes = 1;
-constexpr int64_t kChunkColumns = 2 * kTile;
-constexpr int64_t kPartColumns = kTile;  // of a chunk, for one block
-constexpr int kLargeThreads = 64;
-#else
-constexpr int64_t kMatches = 1024;
-constexpr int64_t kSlabBytes = int64_t{32} << 20;
-constexpr int64_t kChunkColumns = int64_t{1} << 24;
-constexpr int64_t kPartColumns = 16384;
-constexpr int kLargeThreads = 512;
-#endif
+constexpr int64_t kMatches = kEmulated ? 144 : 1024;  // images of a query's identity that a slab has room for
+constexpr int64_t kSlabBytes = kEmulated ? 1 : int64_t{32} << 20;
 constexpr int64_t kSlabRows = 4096;
 constexpr int64_t kProducts = int64_t{1} << 24;
+constexpr int64_t kChunkColumns = kEmulated ? 2 * kTile : kProducts;
+constexpr int64_t kPartColumns = kEmulated ? kTile : 16384;  // of a chunk, for one block
 constexpr int64_t kLargeBytes = int64_t{64} << 20;
 constexpr int64_t kLargeBlocks = 1024;
+constexpr int kLargeThreads = kEmulated ? 64 : 512;
 constexpr int kPending = 2 * kSelectStep;  // undecided entries measured at a time
-constexpr int kMostThreads = kLargeThreads > kSelectThreads ? kLargeThreads : kSelectThreads;
 
-// The matches of several queries, by row of a slab or by block.
-struct Kept {
-  double* value;   // (rows, capacity) exact distances, ascending, ties by index
-  int32_t* index;  // (rows, capacity)
-  int32_t* count;  // (rows, capacity)
-  float* high;     // (rows, capacity) a score above this is surely in front of the match
-  float* low;      // (rows, capacity) a score below this is surely behind it; never rises
-  int64_t* ranks;  // (rows, capacity) in the place of these two, where matches have no scores
-  int32_t* size;   // (rows,) matches
-  unsigned* seen;  // (rows, words) other identities with a kept entry in front of the first match
-  int64_t capacity, words;
-
-  static int64_t row_bytes(int64_t capacity, int64_t words) { return capacity * 24 + 4 + words * 4; }
-  void lay_out(char* memory, int64_t rows) {
-    value = reinterpret_cast<double*>(memory);
-    index = reinterpret_cast<int32_t*>(value + rows * capacity);
-    count = index + rows * capacity;
-    high = reinterpret_cast<float*>(count + rows * capacity);
-    low = high + rows * capacity;
-    ranks = reinterpret_cast<int64_t*>(high);
-    size = reinterpret_cast<int32_t*>(low + rows * capacity);
-    seen = reinterpret_cast<unsigned*>(size + rows);
-  }
-};
-
-// Everything a block needs to know about a slab, and, where it works on one, about a chunk.
+// And what those that work on a slab need, or on a chunk of the gallery too.
 template <class S>
-struct Ranking {
-  ExactRows<S> x, y;
+struct Ranking : Queries<S> {
   Screened packed_x;  // of the slab
   Screened packed_y;
   Frame frame;
@@ -70,133 +35,8 @@ struct Ranking {
   int64_t product_columns;
   int64_t first_row;
   int64_t first_column, columns;  // of the chunk
-  int64_t queries, gallery;
-  int64_t depth, packed_depth;
-  int64_t max_rank;
-  Relevance rules;
-  ApRule ap_rule;
-  CmcRule cmc_rule;
-  RankingRows out;
-
-  __device__ int64_t group(int64_t q) const { return rules.end[q] - rules.begin[q]; }
+  int64_t packed_depth;
 };
-
-// Sorted matches of one query, in memory that the block shares.
-struct Sorted {
-  const double* value;
-  const int32_t* index;
-  int32_t* count;
-  int64_t size;
-
-  // Matches in front of (d2, g).
-  __device__ int64_t position(double d2, int64_t g) const {
-    int64_t first = 0;
-    for (int64_t n = size; n > 0;) {
-      const int64_t half = n / 2, middle = first + half;
-      const bool in_front = value[middle] < d2 || (value[middle] == d2 && index[middle] < g);
-      first = in_front ? middle + 1 : first;
-      n = in_front ? n - half - 1 : half;
-    }
-    return first;
-  }
-};
-
-// Marks the identity of g, an entry in front of the first match.
-__device__ __forceinline__ void see(const Relevance& rules, int64_t own, int64_t g, unsigned* seen) {
-  const int64_t identity = rules.gallery_identity[g];
-  if (identity != own) atomicOr(&seen[identity >> 5], 1u << (identity & 31));
-}
-
-// found(g, d2) for the n entries g = entry(0), entry(1) ..., each by one thread. The whole block calls it.
-template <class S, class Entry, class Found>
-__device__ __forceinline__ void measure_each(const Ranking<S>& s, int64_t q, int64_t n, Entry entry,
-                                             Found found) {
-  const int64_t groups = blockDim.x / kExactLanes, group = threadIdx.x / kExactLanes;
-  for (int64_t first = 0; first < n; first += groups) {
-    const int64_t e = first + group;
-    const int64_t g = entry(e < n ? e : 0);
-    const double d2 = exact_distance(s.x, q, s.y, g, s.depth);
-    if (e < n && threadIdx.x % kExactLanes == 0) found(e, g, d2);
-  }
-  __syncthreads();
-}
-
-// The matches of q, sorted; returns how many. count: minus the entries that a rule drops because of their pid, which
-// are counted later like all others. The arrays have room for all images of q's identity.
-template <class S>
-__device__ __forceinline__ int64_t find_matches(const Ranking<S>& s, int64_t q, double* value, int32_t* index,
-                                                int32_t* count) {
-  __shared__ int kept, dropped;
-  const uint64_t* const excluded = excluded_row(s.rules, q);
-  const int64_t group = s.group(q);
-  if (threadIdx.x == 0) kept = dropped = 0;
-  __syncthreads();
-  for (int64_t m = threadIdx.x; m < group; m += blockDim.x) {
-    const int64_t g = s.rules.members[s.rules.begin[q] + m];
-    if (is_excluded(excluded, g)) continue;
-    // The dropped ones from the far end.
-    const int64_t at =
-        drops_same_pid(s.rules, q, g) ? group - 1 - atomicAdd(&dropped, 1) : atomicAdd(&kept, 1);
-    index[at] = static_cast<int32_t>(g);
-    count[at] = 0;
-  }
-  __syncthreads();
-  const int64_t size = kept, others = size > 0 ? dropped : 0;
-  measure_each(
-      s, q, size, [&](int64_t e) { return index[e]; }, [&](int64_t e, int64_t, double d2) { value[e] = d2; });
-  sort_ascending(value, index, size);
-  const Sorted sorted{value, index, count, size};
-  measure_each(
-      s, q, others, [&](int64_t e) { return index[group - 1 - e]; },
-      [&](int64_t, int64_t g, double d2) {
-        const int64_t at = sorted.position(d2, g);
-        if (at < size) atomicSub(&count[at], 1);
-      });
-  return size;
-}
-
-__device__ __forceinline__ void clear_seen(unsigned* seen, int64_t words) {
-  for (int64_t w = threadIdx.x; w < words; w += blockDim.x) seen[w] = 0;
-}
-
-// The results of q. ranks: room for `size` of them.
-template <class S>
-__device__ __forceinline__ void write_results(const Ranking<S>& s, int64_t q, const int32_t* count,
-                                              int64_t size, const unsigned* seen, int64_t words,
-                                              int64_t* ranks) {
-  __shared__ double terms[kMostThreads];
-  __shared__ int sums[kMostThreads / kWarpSize];
-  const int thread = threadIdx.x, warp = thread / kWarpSize, warps = blockDim.x / kWarpSize;
-  int64_t before = 0;
-  double sum = 0;
-  for (int64_t first = 0; first < size; first += blockDim.x) {
-    const int64_t e = first + thread;
-    const int scanned = warp_scan(e < size ? count[e] : 0, Sum{});
-    if (thread % kWarpSize == kWarpSize - 1) sums[warp] = scanned;
-    __syncthreads();
-    int64_t rank = before + scanned;
-    for (int w = 0; w < warps; ++w) {
-      if (w < warp) rank += sums[w];
-      before += sums[w];
-    }
-    if (e < size) {
-      ranks[e] = rank;
-      terms[thread] = precision_term(e + 1, rank, s.ap_rule);
-    }
-    __syncthreads();
-    const int64_t n = smaller(size - first, blockDim.x);
-    for (int64_t i = 0; thread == 0 && i < n; ++i) sum += terms[i];
-    __syncthreads();
-  }
-  int64_t others = 0;
-  for (int64_t w = thread; size > 0 && w < words; w += blockDim.x) others += __popc(seen[w]);
-  if (words > 0) others = block_reduce(others, int64_t{0}, Sum{});
-  if (thread != 0) return;
-  write_query(s.out, q, size, s.group(q) > 0, size > 0 ? ranks[0] : 0, size > 0 ? ranks[size - 1] : 0, sum);
-  s.out.nonfinite[q] = 0;
-  if (s.cmc_rule == CmcRule::unique_pid && size > 0) s.out.cmc_rank[q] = 1 + others;
-  if (s.cmc_rule == CmcRule::all_hits) write_all_hits(s.out.cmc + q * s.max_rank, s.max_rank, ranks, size);
-}
 
 // ---- queries of a slab, a block for each row ----
 
