@@ -16,6 +16,12 @@
 namespace fastreid {
 
 constexpr int kWarpSize = 32;
+// Whether this is the emulated device, for sizes that make small cases take every path there.
+#ifdef FASTREID_EMULATION
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
 constexpr unsigned kFullMask = 0xffffffffu;
 constexpr int kMaxBlockThreads = 1024;
 

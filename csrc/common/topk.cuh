@@ -3,7 +3,8 @@
 // among its k best by an approximate score (larger = better), and a sort in the order (value, index). Only
 // for x_cuda.cu.
 //
-// One block of kSelectThreads works on a row, and every function here is for the whole of it.
+// One block of kSelectThreads works on a row, and every function here is for the whole of it (the sort for a block of
+// any size).
 #pragma once
 
 #include "common/launch.cuh"
@@ -151,7 +152,7 @@ __device__ __forceinline__ void sort_ascending(double* value, int32_t* index, in
   for (int level = 0; level < levels; ++level) {
     for (int step = level; step >= 0; --step) {
       const int64_t distance = int64_t{1} << step;
-      for (int64_t t = threadIdx.x; t < pairs; t += kSelectThreads) {
+      for (int64_t t = threadIdx.x; t < pairs; t += blockDim.x) {
         const int64_t within = t & (distance - 1), start = (t >> step) << (step + 1);
         const int64_t a = start + within;
         const int64_t b = step == level ? start + 2 * distance - 1 - within : a + distance;

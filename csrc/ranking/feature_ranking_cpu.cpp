@@ -202,7 +202,10 @@ class Run {
     const double scale = s.frame.factor * s.frame.factor / 2, half = s.x.half[row], bound = s.bound[row];
     for (int32_t m = 0; m < q.size; ++m) {
       const double exact = half - q.matches.value[m] * scale;
-      const float high = static_cast<float>(exact + bound), low = static_cast<float>(exact - bound);
+      // Where the bound is infinite `exact` may not even be a number.
+      const bool bounded = bound < kInfinity;
+      const float high = bounded ? static_cast<float>(exact + bound) : kInfinity;
+      const float low = bounded ? static_cast<float>(exact - bound) : -kInfinity;
       const bool joins = q.intervals > 0 && high >= q.low[q.intervals - 1];
       if (!joins) {
         q.high[q.intervals] = high;

@@ -17,6 +17,7 @@ CONTRACT = ("Shapes", "NaN", "Ties", "Determinism", "Memory")
 NATIVE = ("{}.h", "{}_cpu.cpp", "{}_cuda.cu", "{}_ops.cpp", "{}_ops_cuda.cpp")
 SHARED = "{}_ops.h"  # where both registrations read their arguments alike
 PART = "{}_cpu_*.h"  # where the CPU kernels grew too long for one file; included by them alone
+CUDA_PART = "{}_cuda_*.cuh"  # the same of the CUDA kernels
 ELSEWHERE = (
     "csrc/tests/test_{}.cpp",
     "fastreid_ops/ops/{}.py",
@@ -33,6 +34,15 @@ def source(folder, name):
 
 def includes(text):
     return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', text, re.MULTILINE)
+
+
+def headers_of(folder, name, part):
+    """What a file includes, and what the parts of it that it includes do."""
+    headers = set(includes(source(folder, name)))
+    parts = {f"{folder}/{p.name}" for p in (ROOT / "csrc" / folder).glob(part)}
+    for own in headers & parts:
+        headers |= set(includes(source("", own)))
+    return headers - parts
 
 
 def test_cmake_names_ops():
@@ -52,7 +62,9 @@ def test_no_folder_of_csrc_holds_anything_else():
     for folder in sorted(p for p in (ROOT / "csrc").iterdir() if p.is_dir() and p.name not in NOT_OPS):
         stems = [stem for where, stem in OPS if where == folder.name]
         allowed = {name.format(stem) for stem in stems for name in (*NATIVE, SHARED)}
-        parts = {p.name for stem in stems for p in folder.glob(PART.format(stem))}
+        parts = {
+            p.name for stem in stems for part in (PART, CUDA_PART) for p in folder.glob(part.format(stem))
+        }
         assert {p.name for p in folder.iterdir()} <= allowed | parts, folder.name
 
 
@@ -79,20 +91,17 @@ def test_kernels_know_no_torch_and_no_other_op(folder, stem):
         "common/isa.h",
         "common/relevance.h",
     }
-    headers = set(includes(source(folder, f"{stem}_cpu.cpp")))
-    parts = {f"{folder}/{p.name}" for p in (ROOT / "csrc" / folder).glob(PART.format(stem))}
-    for part in headers & parts:
-        headers |= set(includes(source("", part)))
-    headers -= parts
+    headers = headers_of(folder, f"{stem}_cpu.cpp", PART.format(stem))
     assert {h for h in headers if not h.startswith("common/")} <= {"cstdint", own, "immintrin.h"}
-    headers = set(includes(source(folder, f"{stem}_cuda.cu")))
+    headers = headers_of(folder, f"{stem}_cuda.cu", CUDA_PART.format(stem))
     assert {h for h in headers if not h.startswith("common/")} <= {"cstdint", "cmath", own}
     assert "common/launch.cuh" in headers
 
 
 @by_op
 def test_kernels_take_no_shortcut_past_the_emulation(folder, stem):
-    text = source(folder, f"{stem}_cuda.cu")
+    parts = (ROOT / "csrc" / folder).glob(CUDA_PART.format(stem))
+    text = "".join(source(folder, name) for name in (f"{stem}_cuda.cu", *(p.name for p in parts)))
     for forbidden in (
         "<<<",
         "extern __shared__",
