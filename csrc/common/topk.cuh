@@ -15,11 +15,7 @@ namespace {
 
 constexpr int kSelectThreads = 128;
 // Scores offered by each thread at a time. Few on the emulated device, so that small cases fill buffers.
-#ifdef FASTREID_EMULATION
-constexpr int kSelectItems = 1;
-#else
-constexpr int kSelectItems = 8;
-#endif
+constexpr int kSelectItems = kEmulated ? 1 : 8;
 constexpr int kSelectStep = kSelectThreads * kSelectItems;
 constexpr int kSelectBins = 256;
 

@@ -5,6 +5,7 @@
 // is taken by exact distances.
 #include "search/nearest.h"
 
+#include "common/launch.cuh"
 #include "common/screen.cuh"
 #include "common/topk.cuh"
 
@@ -13,15 +14,9 @@ namespace {
 
 // A slab's buffers and its products have about this much room each. Less on the emulated device, so that
 // small cases have several slabs and chunks.
-#ifdef FASTREID_EMULATION
-constexpr int64_t kSlabBytes = 1;
+constexpr int64_t kSlabBytes = kEmulated ? 1 : int64_t{64} << 20;
 constexpr int64_t kProducts = int64_t{1} << 24;
-constexpr int64_t kChunkColumns = 2 * kTile;
-#else
-constexpr int64_t kSlabBytes = int64_t{64} << 20;
-constexpr int64_t kProducts = int64_t{1} << 24;
-constexpr int64_t kChunkColumns = kProducts;
-#endif
+constexpr int64_t kChunkColumns = kEmulated ? 2 * kTile : kProducts;
 constexpr int64_t kSlabRows = 4096;
 constexpr int64_t kDirect =
     8;  // fewer rows of x than this are compared exactly with all of y, which reads y once
