@@ -182,7 +182,7 @@ struct Screened {
         double sum[3] = {};
         if (r >= count) {
           for (int i = 0; i < kBlock; ++i) bits[i] = 0;
-        } else if (plain && n == kBlock) {
+        } else if (plain && n == kBlock && ordinary(base + r)) {
           const float scale = inverse ? static_cast<float>(inverse[base + r]) : 1.0f;
           round_floats<kPairs>(reinterpret_cast<const float*>(x.row(base + r) + k0), scale, moved,
                                static_cast<float>(factor), bits, sums[r]);
@@ -214,6 +214,11 @@ struct Screened {
       if (r < count && inverse && square[base + r] < 1e-290 && inverse[base + r] != 0)
         error[base + r] = __builtin_inff();
     }
+  }
+
+  // The row's scale is a float32 whose products are.
+  bool ordinary(int64_t row) const {
+    return inverse == nullptr || (inverse[row] > 0x1p-100 && inverse[row] < 0x1p100);
   }
 
   // One block in float32; sums of squares by place, of the rows before and after rounding and of the difference.
