@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exact distance of exact.h on the device, to the same bits. Only for x_cuda.cu.
 //
-// Its 8 partial sums are 8 neighbouring lanes of a warp, so that a warp works on four pairs of rows at once. Products
-// and sums are written as intrinsics, which no compiler fuses.
+// Its 8 partial sums are 8 neighbouring lanes of a warp, so that a warp works on four pairs of rows at once.
+// Products and sums are written as intrinsics, which no compiler fuses.
 #pragma once
 
 #include "common/launch.cuh"
@@ -81,8 +81,8 @@ __device__ __forceinline__ double exact_distance(const ExactRows<S>& x, int64_t 
   return a == 0 || b == 0 ? 2.0 : d2;
 }
 
-// square[i] and inverse[i], where wanted; the largest square as bits in *longest (squares are never negative, so
-// that their bits are ordered as they are). A group of lanes for each row.
+// square[i] and inverse[i], where wanted; the largest square as bits in *longest (squares are never negative,
+// so that their bits are ordered as they are). A group of lanes for each row.
 constexpr int kMeasureThreads = 256;
 constexpr int kMeasureRows = kMeasureThreads / kExactLanes;
 

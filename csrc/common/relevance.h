@@ -2,8 +2,8 @@
 // Which gallery entries count for a query, and what the ranks of its matches become: shared by the ops that
 // find those ranks in different ways. Everything is static (see sizes.h) and runs on host and device.
 //
-// An entry is kept unless a rule drops it; a kept entry with the query's pid is relevant. Ranks are 1-based and
-// count kept entries only.
+// An entry is kept unless a rule drops it; a kept entry with the query's pid is relevant. Ranks are 1-based
+// and count kept entries only.
 #pragma once
 
 #include <cstdint>
@@ -12,16 +12,16 @@
 
 namespace fastreid {
 
-// same_pid drops entries with the query's pid and camid (Market-1501); none looks at no camera. Rules that drop
-// entries whatever their pid are bits of Relevance::excluded.
+// same_pid drops entries with the query's pid and camid (Market-1501); none looks at no camera. Rules that
+// drop entries whatever their pid are bits of Relevance::excluded.
 enum class CameraRule : int { same_pid = 0, none = 1 };
 // Of the entries with the query's pid, cross drops those in the same clothes, same those in other clothes.
 enum class ClothesRule : int { any = 0, cross = 1, same = 2 };
 enum class ApRule : int { step = 0, trapezoid = 1 };
 // What a query adds to the CMC. first_hit: 1 from the rank of the first match on. unique_pid: the same, where
-// only the first kept entry of each pid counts. all_hits: the n-th of P matches, at rank r_n, adds 1/P from rank
-// r_n - n + 1 on. single_gallery_shot: 1 from the rank of the match on in a gallery of one random kept entry of
-// each pid, in the mean over all such galleries or over a number of them.
+// only the first kept entry of each pid counts. all_hits: the n-th of P matches, at rank r_n, adds 1/P from
+// rank r_n - n + 1 on. single_gallery_shot: 1 from the rank of the match on in a gallery of one random kept
+// entry of each pid, in the mean over all such galleries or over a number of them.
 enum class CmcRule : int { first_hit = 0, unique_pid = 1, all_hits = 2, single_gallery_shot = 3 };
 // Whether a query without a match is left out of every mean or counts as 0 in all of them.
 enum class InvalidRule : int { skip = 0, zero = 1 };
@@ -32,19 +32,19 @@ struct Relevance {
   const int64_t* members;  // (gallery,) gallery indices, those of one pid side by side
   const int64_t* begin;    // (queries,) members[begin[q]] to members[end[q] - 1] have the pid of query q
   const int64_t* end;
-  const int64_t* query_camids;    // (queries,) and (gallery,); null where the rule reads none
-  const int64_t* gallery_camids;  //
-  const int64_t* query_clothes;   // the same
+  const int64_t* query_camids;  // (queries,) and (gallery,); null where the rule reads none
+  const int64_t* gallery_camids;
+  const int64_t* query_clothes;  // the same
   const int64_t* gallery_clothes;
   CameraRule camera_rule;
   ClothesRule clothes_rule;
-  // Bit g & 63 of excluded[query_class[q] * excluded_words + (g >> 6)]: entry g is dropped for query q, whatever
-  // its pid. Bits past the gallery are 0. Both null where nothing is.
+  // Bit g & 63 of excluded[query_class[q] * excluded_words + (g >> 6)]: entry g is dropped for query q,
+  // whatever its pid. Bits past the gallery are 0. Both null where nothing is.
   const int64_t* query_class;
   const uint64_t* excluded;
   int64_t excluded_words;
-  const int64_t*
-      gallery_identity;  // (gallery,) pids as 0, 1, ... below gallery; null where no rule reads them
+  // (gallery,) pids as 0, 1, ... below gallery; null where no rule reads them.
+  const int64_t* gallery_identity;
 };
 
 // The words of `excluded` for query q, or null.
@@ -95,9 +95,9 @@ FASTREID_HOST_DEVICE static inline double precision_term(int64_t n, int64_t rank
   return (before + precision) * 0.5;
 }
 
-// Everything of query q that follows from the number of its matches, the ranks of the first and the last of them
-// and the sum of their precision terms, added in ascending order. present: the gallery has its pid. cmc_rank is
-// the caller's where the rule is unique_pid.
+// Everything of query q that follows from the number of its matches, the ranks of the first and the last of
+// them and the sum of their precision terms, added in ascending order. present: the gallery has its pid.
+// cmc_rank is the caller's where the rule is unique_pid.
 FASTREID_HOST_DEVICE static inline void write_query(const RankingRows& rows, int64_t q, int64_t relevant,
                                                     bool present, int64_t first_rank, int64_t last_rank,
                                                     double sum) {
@@ -117,8 +117,8 @@ FASTREID_HOST_DEVICE static inline void write_query(const RankingRows& rows, int
               sum);
 }
 
-// all_hits: the query's row of RankingRows::cmc from its ascending ranks. r_n - n never falls, so each entry is
-// one division.
+// all_hits: the query's row of RankingRows::cmc from its ascending ranks. r_n - n never falls, so each entry
+// is one division.
 FASTREID_HOST_DEVICE static inline void write_all_hits(double* row, int64_t max_rank, const int64_t* ranks,
                                                        int64_t relevant) {
   for (int64_t k = 0; k < max_rank; ++k) row[k] = 0;

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Screened search on the device: products of rounded rows, with a bound on what the rounding did. Only for x_cuda.cu.
+// Screened search on the device: products of rounded rows, with a bound on what the rounding did. Only for
+// x_cuda.cu.
 //
-// As in screen.h: rows are moved by a common vector, scaled by a common power of two and rounded, and the score
-// s(x, y) = x.y - |y|^2 / 2 is then known to within +-screen_bound(x). The products come from the tensor cores, of
-// float16: the longest row has a length of about 1, so that the range is enough (what it loses of small elements is
-// in the bound), and an eighth of bfloat16's rounding is left.
+// As in screen.h: rows are moved by a common vector, scaled by a common power of two and rounded, and the
+// score s(x, y) = x.y - |y|^2 / 2 is then known to within +-screen_bound(x). The products come from the
+// tensor cores, of float16: the longest row has a length of about 1, so that the range is enough (what it
+// loses of small elements is in the bound), and an eighth of bfloat16's rounding is left.
 #pragma once
 
 #include "common/exact.cuh"
@@ -74,8 +75,8 @@ __global__ void centre_kernel(ExactRows<S> rows, int64_t count, int64_t depth, d
   centre[k] = sum / static_cast<double>(used);
 }
 
-// The power of two that gives the longest row a length of about 1: no float32 overflows, and none underflows that
-// matters. d2 of the packed rows is factor^2 times that of the given ones.
+// The power of two that gives the longest row a length of about 1: no float32 overflows, and none underflows
+// that matters. d2 of the packed rows is factor^2 times that of the given ones.
 __device__ __forceinline__ double screen_factor(const Frame& frame, bool angular) {
   const double longest = angular ? 1.0 : __longlong_as_double(static_cast<long long>(*frame.longest));
   if (!(longest > 0) || !(longest < 1e300)) return 1;
@@ -112,7 +113,8 @@ __device__ __forceinline__ float rounded_up(double value) {
   return static_cast<float>(value * (1 + 1e-6)) + 1e-37f;
 }
 
-// Packs rows first to first + count - 1 of `rows`, a warp for each, and zeros up to whole tiles. largest: whether these rows are those of y, whose largest norm and error are asked for.
+// Packs rows first to first + count - 1 of `rows`, a warp for each, and zeros up to whole tiles. largest:
+// whether these rows are those of y, whose largest norm and error are asked for.
 template <class S>
 __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int64_t depth,
                             int64_t packed_depth, const double* square, Frame frame, bool largest,
@@ -151,8 +153,8 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
   // A length from a square without all its bits is not quite 1, but distance 2 from rows of zeros it has.
   if (real && angular && square[row] < 1e-290 && scale != 0) error = INFINITY;
   const float norm = rounded_up(sqrt(before > after ? before : after)), off = rounded_up(sqrt(error));
-  // A row of zeros has no direction: its d2 is 2 to every row, not the 1 of its place among unit vectors. (A row of
-  // zeros in x has no scores: that is its caller's.)
+  // A row of zeros has no direction: its d2 is 2 to every row, not the 1 of its place among unit vectors. (A
+  // row of zeros in x has no scores: that is its caller's.)
   const double lift = real && angular && scale == 0 ? factor * factor : 0;
   out.half[i] = static_cast<float>((before + lift) / 2);
   out.norm[i] = norm;
@@ -163,11 +165,12 @@ __global__ void pack_kernel(ExactRows<S> rows, int64_t first, int64_t count, int
   atomicMax(frame.max_error, __float_as_uint(off) & 0x7fffffffu);
 }
 
-// How far a score may be off, against any row of y. Infinite where float64 itself would not tell distances apart, or
-// float32 cannot hold the rows: then everything is looked at exactly.
+// How far a score may be off, against any row of y. Infinite where float64 itself would not tell distances
+// apart, or float32 cannot hold the rows: then everything is looked at exactly.
 //
-// Tensor cores add a group of products and the sum so far, each addend cut off to within 2^-23 of the largest, and then
-// the sum; an addend is at most |x^| |y^|. So much for each of depth * 5 / 4 addends, for groups of four or more.
+// Tensor cores add a group of products and the sum so far, each addend cut off to within 2^-23 of the
+// largest, and then the sum; an addend is at most |x^| |y^|. So much for each of depth * 5 / 4 addends, for
+// groups of four or more.
 __device__ __forceinline__ float screen_bound(const Frame& frame, float norm, float error, bool angular,
                                               int64_t packed_depth) {
   const double max_norm = __uint_as_float(*frame.max_norm), max_error = __uint_as_float(*frame.max_error);
@@ -181,8 +184,8 @@ __device__ __forceinline__ float screen_bound(const Frame& frame, float norm, fl
 
 // ---- tiles: product[i][j] = x^_i . y^_j ----
 
-// Brings one lot of both sides after the other to shared memory, in pieces of 16 bytes, always the same ones of each
-// row in one thread.
+// Brings one lot of both sides after the other to shared memory, in pieces of 16 bytes, always the same ones
+// of each row in one thread.
 struct Loader {
   static constexpr int kPiece = 8, kPieces = kTileDepth / kPiece;  // elements, of a row
   static constexpr int kRows = kTileThreads / kPieces;             // brought at once

@@ -192,6 +192,9 @@ struct Screened {
       half[base + r] = r < count ? static_cast<float>((squares[r] + lift) / 2) : __builtin_inff();
       norm[base + r] = above(__builtin_sqrt(longer));
       error[base + r] = above(__builtin_sqrt(errors[r]));
+      // A length from a square without all its bits is not quite 1, but distance 2 from rows of zeros it has.
+      if (r < count && inverse && square[base + r] < 1e-290 && inverse[base + r] != 0)
+        error[base + r] = __builtin_inff();
     }
   }
 
@@ -261,7 +264,11 @@ struct Frame {
           longest = side->square[i] > longest ? side->square[i] : longest;
     }
     factor = 1;
-    if (!(longest > 0) || !(longest <= 1.7e308)) return;
+    if (!(longest > 0)) return;
+    if (!(longest <= 1.7e308)) {  // squares may be infinite: everything is looked at exactly, see bound()
+      factor = 0x1p-1022;
+      return;
+    }
     const uint64_t exponent = __builtin_bit_cast(uint64_t, __builtin_sqrt(longest)) >> 52;
     factor = __builtin_bit_cast(double, (2046 - exponent) << 52);
   }

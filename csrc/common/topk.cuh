@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The k-selection of topk.h on the device: buffers that keep, for each row, every entry that may still be among its k
-// best by an approximate score (larger = better), and a sort in the order (value, index). Only for x_cuda.cu.
+// The k-selection of topk.h on the device: buffers that keep, for each row, every entry that may still be
+// among its k best by an approximate score (larger = better), and a sort in the order (value, index). Only
+// for x_cuda.cu.
 //
 // One block of kSelectThreads works on a row, and every function here is for the whole of it (the sort for a block of
 // any size).
@@ -14,11 +15,7 @@ namespace {
 
 constexpr int kSelectThreads = 128;
 // Scores offered by each thread at a time. Few on the emulated device, so that small cases fill buffers.
-#ifdef FASTREID_EMULATION
-constexpr int kSelectItems = 1;
-#else
-constexpr int kSelectItems = 8;
-#endif
+constexpr int kSelectItems = kEmulated ? 1 : 8;
 constexpr int kSelectStep = kSelectThreads * kSelectItems;
 constexpr int kSelectBins = 256;
 
@@ -142,8 +139,8 @@ __device__ __forceinline__ void compact(Buffer& buffer, float bound) {
   __syncthreads();
 }
 
-// Ascending (value, index), in place, in any memory that the block shares. A bitonic network whose comparisons all
-// point the same way, so that the entries that fill n up to a power of two need not exist.
+// Ascending (value, index), in place, in any memory that the block shares. A bitonic network whose
+// comparisons all point the same way, so that the entries that fill n up to a power of two need not exist.
 __device__ __forceinline__ void sort_ascending(double* value, int32_t* index, int64_t n) {
   int levels = 0;
   while (int64_t{1} << levels < n) ++levels;
@@ -168,8 +165,8 @@ __device__ __forceinline__ void sort_ascending(double* value, int32_t* index, in
   }
 }
 
-// Offers each thread's kSelectItems scores, of columns first, first + kSelectThreads and so on. room(buffer) is called when they do not fit; it leaves the buffer with no
-// more than capacity - kSelectStep entries.
+// Offers each thread's kSelectItems scores, of columns first, first + kSelectThreads and so on. room(buffer)
+// is called when they do not fit; it leaves the buffer with no more than capacity - kSelectStep entries.
 template <class Room>
 __device__ __forceinline__ void offer(Buffer& buffer, const float* score, int32_t first, unsigned offered,
                                       Room room) {

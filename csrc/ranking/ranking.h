@@ -11,16 +11,16 @@
 // Memory: CPU, scratch_bytes() and 64 KiB of stack for each thread. CUDA, the buffer of ranking_scratch().
 //
 // How: the relevant entries of a query are few. They are sorted; then one read of the row leaves the entries
-// not behind the last of them, and these are counted against each, which gives its rank; entries that the rules
-// drop are left out or subtracted. Rank r_n of the n-th relevant entry gives everything else: CMC from r_1,
-// INP = P / r_P, AP = (1/P) sum_n n/r_n (step) or the trapezoidal form of the Market-1501 and Oxford buildings
-// scripts, (1/P) sum_n ((n-1)/(r_n-1) + n/r_n) / 2 with 0/0 = 1.
+// not behind the last of them, and these are counted against each, which gives its rank; entries that the
+// rules drop are left out or subtracted. Rank r_n of the n-th relevant entry gives everything else: CMC from
+// r_1, INP = P / r_P, AP = (1/P) sum_n n/r_n (step) or the trapezoidal form of the Market-1501 and Oxford
+// buildings scripts, (1/P) sum_n ((n-1)/(r_n-1) + n/r_n) / 2 with 0/0 = 1.
 //
-// Single-gallery-shot: a random gallery holds one kept entry of each pid. The match is the n-th relevant entry
-// with probability 1/P; another pid's entry lies ahead of it with probability f = (its kept entries ahead) /
-// (its kept entries), independently of the others, so the rank is 1 + a sum of Bernoulli variables: its
-// distribution up to max_rank is a product of one factor (1-f) + f z per pid, taken in ascending pid order.
-// Probabilities below 1e-280 are taken as 0.
+// Single-gallery-shot: a random gallery holds one kept entry of each pid. The match is the n-th relevant
+// entry with probability 1/P; another pid's entry lies ahead of it with probability f = (its kept entries
+// ahead) / (its kept entries), independently of the others, so the rank is 1 + a sum of Bernoulli variables:
+// its distribution up to max_rank is a product of one factor (1-f) + f z per pid, taken in ascending pid
+// order. Probabilities below 1e-280 are taken as 0.
 #pragma once
 
 #include <cstdint>
@@ -82,13 +82,14 @@ FASTREID_HOST_DEVICE static inline double cmc_entry(double matched, double divis
 }
 
 struct RankingKernels {
-  // Bytes that rows() needs at `scratch`, 8-byte aligned, when no query has more than `largest_group` members.
+  // Bytes that rows() needs at `scratch`, 8-byte aligned, when no query has more than `largest_group`
+  // members.
   int64_t (*scratch_bytes)(const RankingProblem* problem, int64_t largest_group);
   // Queries first to last - 1. Calls on disjoint ranges may run at the same time, each with its own scratch.
   void (*rows)(const RankingProblem* problem, int64_t first, int64_t last, void* scratch,
                const RankingRows* result);
-  // cmc (max_rank,): mean over the queries of what each adds up to rank k + 1. means: {mAP, mINP}. Over the valid
-  // queries, or all of them under InvalidRule::zero. All zero when no query is valid.
+  // cmc (max_rank,): mean over the queries of what each adds up to rank k + 1. means: {mAP, mINP}. Over the
+  // valid queries, or all of them under InvalidRule::zero. All zero when no query is valid.
   void (*summary)(int64_t queries, int64_t max_rank, InvalidRule invalid_rule, const RankingRows* rows,
                   double* cmc, double* means);
 };
@@ -97,7 +98,8 @@ FASTREID_DECLARE_KERNELS(RankingKernels, ranking_kernels)
 namespace cuda {
 // Device bytes that launch_ranking() needs at `scratch`, 8-byte aligned; known without looking at the labels.
 int64_t ranking_scratch(const RankingProblem& problem);
-// All pointers on the device, `stream` a cudaStream_t. Returns the cudaError_t of the launches, 0 for success.
+// All pointers on the device, `stream` a cudaStream_t. Returns the cudaError_t of the launches, 0 for
+// success.
 int launch_ranking(const RankingProblem& problem, void* scratch, const RankingRows& result, void* stream);
 int launch_ranking_summary(int64_t queries, int64_t max_rank, InvalidRule invalid_rule,
                            const RankingRows& rows, double* cmc, double* means, void* stream);

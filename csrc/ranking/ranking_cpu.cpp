@@ -27,7 +27,8 @@ int64_t find_relevant(const Relevance& rules, int64_t q, const Row<T>& row,
   return rules.end[q] - rules.begin[q] - relevant.size;
 }
 
-// Takes the entries that a rule drops because of their pid out of ahead[]; the excluded ones never were in it.
+// Takes the entries that a rule drops because of their pid out of ahead[]; the excluded ones never were in
+// it.
 template <class T>
 void subtract_dropped(const Relevance& rules, int64_t q, const Row<T>& row,
                       const Relevant<typename T::Key>& relevant) {

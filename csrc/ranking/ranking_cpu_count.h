@@ -9,7 +9,8 @@
 namespace fastreid::FASTREID_ISA {
 namespace {
 
-// Entries of the row looked at together. A multiple of 64, so that a block begins with a word of the excluded bits.
+// Entries of the row looked at together. A multiple of 64, so that a block begins with a word of the excluded
+// bits.
 constexpr int64_t kBlock = 1024;
 // Keys kept from several blocks before they are counted: they stay in the first-level cache.
 constexpr int64_t kKept = 8 * kBlock;
@@ -45,7 +46,8 @@ void count_at_most(const Key* keys, int64_t n, const Key* thresholds, int64_t* c
 }
 
 // Adds to ahead[] the keys below that of each relevant entry, to other[] those not above it. From the last
-// relevant entry to the first, four at a time; what lies behind the next four is dropped from keys in between.
+// relevant entry to the first, four at a time; what lies behind the next four is dropped from keys in
+// between.
 template <class Key>
 void count_keys(Key* keys, int64_t n, const Relevant<Key>& relevant) {
   constexpr int64_t kEntries = kGroup / 2;
@@ -84,8 +86,8 @@ int64_t count_equal(const Row<T>& row, int64_t first, int64_t last, typename T::
   return count;
 }
 
-// Of the entries with the key of a relevant one, those in front of it go by their place in the row. Rare for float32
-// distances; for half types the rule.
+// Of the entries with the key of a relevant one, those in front of it go by their place in the row. Rare for
+// float32 distances; for half types the rule.
 template <class T>
 void settle_ties(const Row<T>& row, const Relevant<typename T::Key>& relevant) {
   for (int64_t r = 0, from = 0, equal = 0; r < relevant.size; ++r) {
@@ -101,8 +103,8 @@ void settle_ties(const Row<T>& row, const Relevant<typename T::Key>& relevant) {
   }
 }
 
-// ahead[] becomes the entries not behind each relevant one, itself included, of those not excluded. Returns the
-// NaN and infinite entries of the row.
+// ahead[] becomes the entries not behind each relevant one, itself included, of those not excluded. Returns
+// the NaN and infinite entries of the row.
 template <class T>
 int64_t count_by_comparing(const Row<T>& row, const Relevant<typename T::Key>& relevant) {
   using Key = typename T::Key;
@@ -156,7 +158,8 @@ int64_t count_by_searching(const Row<T>& row, const Relevant<typename T::Key>& r
   return nonfinite;
 }
 
-// Calls visit(g, key) for every entry not excluded and not behind the relevant entry `last`, in the row's order.
+// Calls visit(g, key) for every entry not excluded and not behind the relevant entry `last`, in the row's
+// order.
 template <class T, class Visit>
 void visit_ahead(const Row<T>& row, const Relevant<typename T::Key>& relevant, int64_t last, Visit visit) {
   typename T::Key keys[kBlock], indices[kBlock];

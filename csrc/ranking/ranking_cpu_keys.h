@@ -9,8 +9,8 @@ namespace fastreid::FASTREID_ISA {
 namespace {
 
 // Floating-point numbers as integers in the same order: flip the magnitude bits of negative ones, make -0.0
-// into 0.0 and any NaN the largest key. No key is the smallest integer, so key - 1 never wraps. Integers, so that
-// a thread that flushes denormal numbers finds the same order.
+// into 0.0 and any NaN the largest key. No key is the smallest integer, so key - 1 never wraps. Integers, so
+// that a thread that flushes denormal numbers finds the same order.
 template <class Bits_, class Signed_, class Key_, Key_ infinity>
 struct Layout {
   typedef Bits_ Bits __attribute__((may_alias));

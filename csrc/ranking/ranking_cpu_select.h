@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The entries of a block that are at most a threshold, side by side: the one thing of ranking_cpu.cpp that needs
-// instructions by name. Part of it.
+// The entries of a block that are at most a threshold, side by side: the one thing of ranking_cpu.cpp that
+// needs instructions by name. Part of it.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ namespace {
 #define FASTREID_IN_REGISTER(v) "+r"(v)
 #endif
 
-// kWidth keys at a time. at_most: one bit for each key. pack: writes the keys whose bit is set side by side, then
-// anything up to kWidth keys (which never runs ahead of what was read).
+// kWidth keys at a time. at_most: one bit for each key. pack: writes the keys whose bit is set side by side,
+// then anything up to kWidth keys (which never runs ahead of what was read).
 #if defined(__AVX512F__)
 template <class Key>
 struct Lanes;
@@ -198,8 +198,8 @@ inline int64_t ones(unsigned bits) {
 
 enum class Give { keys, indices };
 
-// Keys at most `threshold` whose bit in excluded (null: none) is not set, or their indices in `keys`, in the order
-// they lie; returns how many. `out` may be `keys`.
+// Keys at most `threshold` whose bit in excluded (null: none) is not set, or their indices in `keys`, in the
+// order they lie; returns how many. `out` may be `keys`.
 template <Give give, class Key>
 int64_t select(const Key* keys, int64_t n, Key threshold, const uint64_t* excluded, Key* out) {
   using L = Lanes<Key>;
@@ -222,8 +222,8 @@ int64_t select(const Key* keys, int64_t n, Key threshold, const uint64_t* exclud
   return count;
 }
 
-// How far ahead of what is being read, in bytes, memory is asked for: without it nothing is under way while keys are
-// counted, nor from one row to the next. Where the next row lies elsewhere, it is asked for in vain.
+// How far ahead of what is being read, in bytes, memory is asked for: without it nothing is under way while
+// keys are counted, nor from one row to the next. Where the next row lies elsewhere, it is asked for in vain.
 constexpr int64_t kAhead = 16384;
 
 inline void fetch_behind(const void* p) { __builtin_prefetch(static_cast<const char*>(p) + kAhead); }
@@ -242,8 +242,8 @@ int64_t first_look(const typename T::Bits* row, int64_t n, typename T::Key thres
   for (; j + L::kWidth <= n; j += L::kWidth) {
     if (L::kWidth > 1 || j % 16 == 0) fetch_behind(row + j);
     auto v = L::load(row + j);
-    // A row seldom begins on a cache line. Without this the compiler reads v three times, which on memory that is
-    // not in the cache takes twice as long.
+    // A row seldom begins on a cache line. Without this the compiler reads v three times, which on memory
+    // that is not in the cache takes twice as long.
     asm("" : FASTREID_IN_REGISTER(v));
     largest = L::larger(largest, L::both(v, all));
     const auto rough = L::rough(v, all);

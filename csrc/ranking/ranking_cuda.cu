@@ -59,8 +59,8 @@ __device__ int position(const Key* key, const int64_t* index, int n, Key k, int6
   return low;
 }
 
-// 1 + the other pids with a kept entry in front of the first relevant one, (first_key, first_index). `seen` has a bit
-// for each identity; nothing is left of it.
+// 1 + the other pids with a kept entry in front of the first relevant one, (first_key, first_index). `seen`
+// has a bit for each identity; nothing is left of it.
 template <class T>
 __device__ int64_t unique_rank(const RankingProblem& problem, const typename T::Bits* row,
                                const uint64_t* excluded, typename T::Key first_key, int64_t first_index,

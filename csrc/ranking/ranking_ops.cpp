@@ -47,10 +47,6 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
   // members: gallery indices, those of one pid side by side; begin, end: the range of each query's pid in it;
   // query_class, excluded, gallery_identity: as in relevance.h, null where no rule reads them. The codes
   // are the enumerators of relevance.h; repeats: 0 for the mean over all galleries. Results as in RankingCall.
-  // Of queries that were ranked in parts: reals, counts and shares of RankingCall, side by side.
-  m.def(
-      "ranking_summary(Tensor reals, Tensor counts, Tensor shares, int invalid, int max_rank) -> "
-      "(Tensor cmc, Tensor means)");
   m.def(
       "rank_metrics(Tensor distance, Tensor members, Tensor begin, Tensor end, Tensor? query_camids, Tensor? "
       "gallery_camids, Tensor? query_clothes, Tensor? gallery_clothes, Tensor? query_class, Tensor? "
@@ -59,6 +55,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
       "max_rank, "
       "int repeats, int seed, int first_query=0) -> (Tensor cmc, Tensor means, Tensor reals, Tensor counts, "
       "Tensor shares)");
+  // Of queries that were ranked in parts: reals, counts and shares of RankingCall, side by side.
+  m.def(
+      "ranking_summary(Tensor reals, Tensor counts, Tensor shares, int invalid, int max_rank) -> "
+      "(Tensor cmc, Tensor means)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastreid, CPU, m) {

@@ -64,7 +64,10 @@ struct RerankLists {
 // Where the distance of a pair comes from that is in neither's list: features (squared Euclidean, of rows times
 // `inverse` where that is not null), or the matrices where x.data is null.
 struct RerankPairs {
-  RerankMatrix x;  // (points, depth), float32 or float64
+  RerankMatrix
+      x;  // (points, depth), float32 or float64; CPU: rows from `split` on at `more`, if that is not null
+  const void* more;
+  int64_t split;
   const double* inverse;
   int64_t depth;
   RerankMatrices matrices;

@@ -124,7 +124,8 @@ inline double matrix_distance(const RerankMatrices& m, int64_t i, int64_t j) {
 template <class S>
 void feature_distances(const RerankPairs& pairs, int64_t i, const int32_t* index, int64_t n, bool* prepared,
                        double* wide, double* distance) {
-  const ExactRows<S> rows{static_cast<const S*>(pairs.x.data), pairs.x.row_stride, pairs.x.column_stride};
+  const ExactRows<S> rows{static_cast<const S*>(pairs.x.data), pairs.x.row_stride, pairs.x.column_stride,
+                          static_cast<const S*>(pairs.more), pairs.split};
   const double inverse = pairs.inverse ? pairs.inverse[i] : 1;
   if (!*prepared) exact_prepare(rows.row(i), rows.column_stride, pairs.depth, inverse, pairs.inverse, wide);
   *prepared = true;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// CUDA kernels of rerank.h: a block for each row, sets and sums in global scratch. Sums have the CPU kernels' order, and
-// no multiply is fused into an addition, so that only float64 weights may differ.
+// CUDA kernels of rerank.h: a block for each row, sets and sums in global scratch. Sums have the CPU kernels' order,
+// and no multiply is fused into an addition, so that only float64 weights may differ.
 #include <cmath>
 
 #include "common/launch.cuh"

@@ -140,9 +140,9 @@ SparseTensors rerank_encode(const Tensor& index, const Tensor& distance,
                             const std::optional<Tensor>& inverse, const std::optional<Tensor>& query_gallery,
                             const std::optional<Tensor>& query_query,
                             const std::optional<Tensor>& gallery_gallery, int64_t half, int64_t power,
-                            bool to_half) {
+                            bool to_half, const std::optional<Tensor>& more) {
   const RerankEncodeCall call(index, distance, farthest, x, inverse, query_gallery, query_query,
-                              gallery_gallery, half, power);
+                              gallery_gallery, half, power, more);
   const RerankLists& lists = call.lists;
   const int64_t points = lists.points, row = call.largest_row;
   const RerankKernels& kernels = FASTREID_KERNELS(rerank_kernels);
@@ -314,10 +314,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
   m.def(
       "rerank_select(Tensor query_gallery, Tensor query_query, Tensor gallery_gallery, int k) -> "
       "(Tensor index, Tensor distance, Tensor farthest)");
+  // more: CPU, the rest of the rows of x, with the same strides.
   m.def(
       "rerank_encode(Tensor index, Tensor distance, Tensor? farthest, Tensor? x, Tensor? inverse, "
       "Tensor? query_gallery, Tensor? query_query, Tensor? gallery_gallery, int half, int power, bool "
-      "to_half) -> "
+      "to_half, Tensor? more=None) -> "
       "(Tensor begin, Tensor column, Tensor value)");
   m.def(
       "rerank_merge(Tensor begin, Tensor column, Tensor value, Tensor index, Tensor? weight, float divisor, "

@@ -148,7 +148,8 @@ struct RerankEncodeCall {
   RerankEncodeCall(const Tensor& index, const Tensor& distance, const std::optional<Tensor>& farthest,
                    const std::optional<Tensor>& x, const std::optional<Tensor>& inverse,
                    const std::optional<Tensor>& query_gallery, const std::optional<Tensor>& query_query,
-                   const std::optional<Tensor>& gallery_gallery, int64_t half, int64_t power) {
+                   const std::optional<Tensor>& gallery_gallery, int64_t half, int64_t power,
+                   const std::optional<Tensor>& more = std::nullopt) {
     FASTREID_CHECK(index.dim() == 2 && index.size(1) >= 1, kRerankOp, "index",
                    shown(index.dim()) + " dimensions", "(points, listed)");
     const int64_t points = index.size(0), listed = index.size(1);
@@ -169,7 +170,15 @@ struct RerankEncodeCall {
     if (x) {
       FASTREID_CHECK(x->dim() == 2, kRerankOp, "x", shown(x->dim()) + " dimensions", "2");
       pairs.depth = x->size(1);
-      pairs.x = rerank_matrix("x", *x, index, points, pairs.depth);
+      pairs.split = points - (more ? more->size(0) : 0);
+      pairs.x = rerank_matrix("x", *x, index, pairs.split, pairs.depth);
+      if (more) {
+        const RerankMatrix rest = rerank_matrix("more", *more, index, more->size(0), pairs.depth);
+        FASTREID_CHECK(rest.dtype == pairs.x.dtype && rest.row_stride == pairs.x.row_stride &&
+                           rest.column_stride == pairs.x.column_stride,
+                       kRerankOp, "more", "another layout", "the dtype and strides of x");
+        pairs.more = rest.data;
+      }
       FASTREID_CHECK(pairs.x.dtype == Dtype::float32 || pairs.x.dtype == Dtype::float64, kRerankOp, "x",
                      "another dtype", "float32 or float64");
       if (inverse) {

@@ -74,7 +74,8 @@ SparseTensors rerank_encode(const Tensor& index, const Tensor& distance,
                             const std::optional<Tensor>& inverse, const std::optional<Tensor>& query_gallery,
                             const std::optional<Tensor>& query_query,
                             const std::optional<Tensor>& gallery_gallery, int64_t half, int64_t power,
-                            bool to_half) {
+                            bool to_half, const std::optional<Tensor>& more) {
+  FASTREID_CHECK(!more, kRerankOp, "more", "a tensor", "none: on a device the rows of x are in one piece");
   const DeviceGuard guard(index.get_device_index());
   const RerankEncodeCall call(index, distance, farthest, x, inverse, query_gallery, query_query,
                               gallery_gallery, half, power);

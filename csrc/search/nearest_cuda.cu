@@ -1,26 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// CUDA kernels of nearest.h: products of a slab of x and a chunk of y at a time (common/screen.cuh), from which a block
-// for each row picks what may still be among the k nearest (common/topk.cuh); at the end of a slab that is measured
-// exactly and sorted. For a few rows of x nothing is packed, and the place of products is taken by exact distances.
+// CUDA kernels of nearest.h: products of a slab of x and a chunk of y at a time (common/screen.cuh), from
+// which a block for each row picks what may still be among the k nearest (common/topk.cuh); at the end of a
+// slab that is measured exactly and sorted. For a few rows of x nothing is packed, and the place of products
+// is taken by exact distances.
 #include "search/nearest.h"
 
+#include "common/launch.cuh"
 #include "common/screen.cuh"
 #include "common/topk.cuh"
 
 namespace fastreid {
 namespace {
 
-// A slab's buffers and its products have about this much room each. Less on the emulated device, so that small cases
-// have several slabs and chunks.
-#ifdef FASTREID_EMULATION
-constexpr int64_t kSlabBytes = 1;
+// A slab's buffers and its products have about this much room each. Less on the emulated device, so that
+// small cases have several slabs and chunks.
+constexpr int64_t kSlabBytes = kEmulated ? 1 : int64_t{64} << 20;
 constexpr int64_t kProducts = int64_t{1} << 24;
-constexpr int64_t kChunkColumns = 2 * kTile;
-#else
-constexpr int64_t kSlabBytes = int64_t{64} << 20;
-constexpr int64_t kProducts = int64_t{1} << 24;
-constexpr int64_t kChunkColumns = kProducts;
-#endif
+constexpr int64_t kChunkColumns = kEmulated ? 2 * kTile : kProducts;
 constexpr int64_t kSlabRows = 4096;
 constexpr int64_t kDirect =
     8;  // fewer rows of x than this are compared exactly with all of y, which reads y once
@@ -64,8 +60,8 @@ __device__ __forceinline__ void measure_entries(const Search<S>& s, int64_t row,
   __syncthreads();
 }
 
-// Makes room in a buffer. Where too many entries lie within the bound of the k-th, measures them exactly and keeps
-// the k best.
+// Makes room in a buffer. Where too many entries lie within the bound of the k-th, measures them exactly and
+// keeps the k best.
 template <class S>
 __device__ __forceinline__ void make_room(const Search<S>& s, int64_t row, float bound, bool away,
                                           Buffer& buffer) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// nearest.h against its definition: every d2 in float64, sorted by (d2, index). CPU kernels in every instruction set,
-// with the items of a phase in several orders and by several threads, and the CUDA kernels on the emulated device must
-// give the same bits.
+// nearest.h against its definition: every d2 in float64, sorted by (d2, index). CPU kernels in every
+// instruction set, with the items of a phase in several orders and by several threads, and the CUDA kernels
+// on the emulated device must give the same bits.
 #include "search/nearest.h"
 
 #include <algorithm>

@@ -21,7 +21,8 @@ enum class Layout { contiguous, transposed, padded, reversed, expanded };
 constexpr Layout kLayouts[] = {Layout::contiguous, Layout::transposed, Layout::padded, Layout::reversed,
                                Layout::expanded};
 
-// Everything that is not data. by_camera: entries of the query's camera are excluded; junk: those of this pid too.
+// Everything that is not data. by_camera: entries of the query's camera are excluded; junk: those of this pid
+// too.
 struct Rules {
   CameraRule camera = CameraRule::same_pid;
   ApRule ap = ApRule::step;
@@ -65,7 +66,8 @@ struct Setup {
     if (layout == Layout::padded) origin = 2;
     if (layout == Layout::reversed) origin = gallery - 1;
     testing::Random random(seed);
-    // Few distinct values: ties everywhere, among them -0 and +0, and now and then what no distance should be.
+    // Few distinct values: ties everywhere, among them -0 and +0, and now and then what no distance should
+    // be.
     for (int64_t i = 0; i < distance.size(); ++i) {
       const int64_t kind = random.below(60);
       distance.set(i, kind == 0   ? NAN
@@ -306,7 +308,8 @@ Result on_cpu(const RankingProblem& problem, const Groups& groups, int64_t split
   return r;
 }
 
-// `emulated` picks the rules for the emulated device, a hundred times slower than the rest; -1: all that it has.
+// `emulated` picks the rules for the emulated device, a hundred times slower than the rest; -1: all that it
+// has.
 void check(Setup& s, [[maybe_unused]] int emulated = -1) {
   const Groups groups(s);
   int number = -1;

@@ -8,6 +8,7 @@ ValueError. Nothing here changes its argument.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -141,3 +142,13 @@ def finite(op: str, argument: str, value: Tensor) -> None:
     raise ValueError(
         message(op, argument, got, "finite numbers only (check_finite=False leaves this check out)")
     )
+
+
+def finite_length(op: str, argument: str, value: Tensor) -> None:
+    """Only float64 holds rows so long that the square of a distance is not a float64."""
+    if value.dtype != torch.float64 or value.numel() == 0 or not has_values(value):
+        return
+    largest = float(value.detach().abs().amax())
+    if largest * math.sqrt(value.shape[1]) > 1e153:
+        got = f"entries up to {largest:.3g} in rows of {value.shape[1]}"
+        raise ValueError(message(op, argument, got, "rows of a length up to 1e153, whose square is finite"))

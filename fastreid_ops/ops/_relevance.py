@@ -168,9 +168,8 @@ def native(rules: Rules, sides: Sides) -> NativeRelevance:
     end = torch.searchsorted(values, sides.query_pids, right=True)
     identity = None
     if rules.by_identity:
-        place = torch.zeros_like(values)
-        torch.cumsum(values[1:] != values[:-1], 0, out=place[1:])
-        identity = torch.empty_like(place).index_copy_(0, members, place)
+        place = torch.nn.functional.pad(torch.cumsum(values[1:] != values[:-1], 0), (1, 0))
+        identity = torch.zeros_like(place).index_copy(0, members, place)
     cameras = sides[2:4] if rules.camera_rule == "same_pid" else (None, None)
     query_class, excluded = excluded_bits(rules, sides)
     return NativeRelevance(members, begin, end, *cameras, *sides[4:6], query_class, excluded, identity)
@@ -211,7 +210,7 @@ def excluded_bits(rules: Rules, sides: Sides) -> tuple[Tensor | None, Tensor | N
     rows, size = out.shape
     eights = torch.nn.functional.pad(out, (0, -size % 64)).view(rows, -1, 8)
     shift = torch.arange(8, dtype=torch.uint8, device=pids.device)
-    return query_class, (eights << shift).sum(2, dtype=torch.uint8).view(torch.int64)
+    return query_class, (eights.to(torch.uint8) << shift).sum(2, dtype=torch.uint8).view(torch.int64)
 
 
 def dropped(q: int | slice, rules: Rules, sides: Sides) -> Tensor:

@@ -29,6 +29,23 @@ class Blocks(Protocol):
         """Final distances of queries [first, last), in ``result`` or in new memory."""
 
 
+class Share:
+    """Some of the queries of a set."""
+
+    def __init__(self, of: Blocks, begin: int, end: int) -> None:
+        self.of, self.begin, self.end = of, begin, end
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.end - self.begin, self.of.shape[1]
+
+    def bytes(self) -> int:
+        return self.of.bytes()
+
+    def block(self, first: int, last: int, result: Tensor | None = None) -> Tensor:
+        return self.of.block(self.begin + first, self.begin + last, result)
+
+
 def dense(op: str, sets: Iterable[Blocks], limit: int | None, progress: bool) -> Tensor:
     """(Q, G): the sum over the sets, which are asked for one after the other."""
     result = None
@@ -61,7 +78,8 @@ def heads(
     step = _rows(op, limit, sum(one.bytes() for one in sets), gallery, min(2, len(sets)))
     parts = []
     with _bar(progress, queries, op) as bar:
-        for first, last in _ranges(queries, step):
+        for first, last in _ranges(max(queries, 1), step):
+            last = min(last, queries)
             block = sets[0].block(first, last)
             for one in sets[1:]:
                 block += one.block(first, last)

@@ -4,14 +4,14 @@ distances. Arguments have been checked; the native library is there."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastreid_ops.ops import _checks as check
 from fastreid_ops.ops.distance import pairwise_distance
-from fastreid_ops.ops.nearest import neighbours
+from fastreid_ops.ops.nearest import neighbours, neighbours_of_both
 
 METRICS = ("euclidean", "cosine")
 
@@ -152,21 +152,37 @@ LIST_FORMULA = (
 
 
 def encode(
-    x: Tensor, k1: int, k2: int, variant: Variant, metric: str, op: str, limit: int | None, progress: bool
+    x: Tensor,
+    k1: int,
+    k2: int,
+    variant: Variant,
+    metric: str,
+    op: str,
+    limit: int | None,
+    progress: bool,
+    *,
+    more: Tensor | None = None,
+    group: Any = None,
 ) -> tuple[Sparse, Tensor]:
-    """V of all rows of x after query expansion, and each row's largest squared distance."""
-    points, depth = x.shape
+    """V of all rows of x (and then of ``more``) after query expansion, and each row's largest squared distance."""
+    if more is not None and (x.is_cuda or x.stride() != more.stride()):
+        x, more = torch.cat([x, more]), None
+    sides = (x,) if more is None else (x, more)
+    points, depth = sum(len(side) for side in sides), x.shape[1]
     entries, averaged = listed(k1, k2, variant, points)
     wanted = max(entries, averaged)
     within(op, limit, list_bytes(points, depth, x.element_size(), wanted), LIST_FORMULA)
     search = "sqeuclidean" if metric == "euclidean" else "cosine"
-    squared, index, farthest = neighbours(
-        x, x, wanted, metric=search, farthest=True, check_finite=False, progress=progress
-    )
+    if more is None:
+        calls: dict[str, Any] = {"farthest": True, "check_finite": False}
+        found = neighbours(x, x, wanted, metric=search, progress=progress, group=group, **calls)
+    else:
+        found = neighbours_of_both(x, more, wanted, metric=search, progress=progress, group=group)
+    squared, index, farthest = found
     index = index.to(torch.int32)
     inverse = None
     if metric == "cosine":
-        square = torch.cat([part.double().square().sum(1) for part in x.split(4096)])
+        square = torch.cat([part.double().square().sum(1) for side in sides for part in side.split(4096)])
         inverse = torch.where(square > 0, square.rsqrt(), 0.0)
     rows = torch.ops.fastreid.rerank_encode(
         index[:, :entries].contiguous(),
@@ -180,6 +196,7 @@ def encode(
         min(half_size(k1), entries),
         variant.power,
         variant.half_weights,
+        more,
     )
     return expanded(Sparse(*rows), index, k2, averaged, variant), farthest
 
@@ -209,11 +226,12 @@ def encode_features(
     op: str,
     limit: int | None,
     progress: bool,
+    group: Any = None,
 ) -> Encoded:
     rule = VARIANTS[variant]
     query, gallery = widened(query), widened(gallery)
     queries, points = len(query), len(query) + len(gallery)
-    rows, farthest = encode(torch.cat([query, gallery]), k1, k2, rule, metric, op, limit, progress)
+    rows, farthest = encode(query, k1, k2, rule, metric, op, limit, progress, more=gallery, group=group)
     # Cosine distances are half the squared ones.
     divisor = farthest[:queries] * (0.5 if metric == "cosine" else 1.0) if rule.normalised else None
     return Encoded(

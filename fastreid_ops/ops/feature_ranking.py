@@ -225,7 +225,7 @@ def _check(
     if check_finite:
         for name, value in (("query", x), ("gallery", y)):
             _checks.finite(_OP, name, value)
-            nearest.check_length(_OP, name, value)
+            _checks.finite_length(_OP, name, value)
 
 
 def _fake(query, gallery, *arguments):

@@ -351,17 +351,7 @@ def _check(
     if check_finite:
         for name, value in (("x", first), ("y", second))[: 1 if second is first else 2]:
             check.finite(_OP, name, value)
-            check_length(_OP, name, value)
-
-
-def check_length(op: str, name: str, value: Tensor) -> None:
-    """Only float64 holds rows so long that the square of a distance is not a float64."""
-    if value.dtype != torch.float64 or value.numel() == 0 or not check.has_values(value):
-        return
-    largest = float(value.detach().abs().amax())
-    if largest * math.sqrt(value.shape[1]) > 1e153:
-        got = f"entries up to {largest:.3g} in rows of {value.shape[1]}"
-        raise ValueError(check.message(op, name, got, "rows of a length up to 1e153, whose square is finite"))
+            check.finite_length(_OP, name, value)
 
 
 def _fake(x, y, k, angular, same, exclude_self, farthest):

@@ -7,7 +7,7 @@ Zhong, Zheng, Cao and Li, "Re-ranking Person Re-identification with k-reciprocal
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from fastreid_ops.ops import _rerank_fakes as fakes
 from fastreid_ops.ops import _rerank_graph as graph
 from fastreid_ops.ops import _rerank_reference as plain
 from fastreid_ops.ops import _rerank_sparse as sparse
+from fastreid_ops.ops import _shards
 from fastreid_ops.ops._rerank_reference import reference as reference
 from fastreid_ops.ops.nearest import Nearest
 
@@ -66,6 +67,7 @@ def k_reciprocal(
     top: int | None = None,
     memory_limit: int | None = None,
     progress: bool = False,
+    group: Any = None,
 ) -> Tensor | Nearest:
     """Distances of queries to gallery after k-reciprocal re-ranking: ``(1 - lambda) J + lambda d``.
 
@@ -84,11 +86,13 @@ def k_reciprocal(
     ======================  ====================================================================================
 
     With ``metric="cosine"`` the rows are scaled to length one first (and ``fastreid`` blends with 1 - cos).
-    ``k1`` and ``k2`` may exceed the number of points: lists then hold all of them.
+    ``k1`` and ``k2`` may exceed the number of points: lists then hold all of them. ``group``, a torch.distributed
+    group, shares the neighbour search and the rows of the result among its ranks: all call with the same inputs, all
+    get the whole result.
 
     *Shapes*: query (Q, D), gallery (G, D), one floating dtype and device, Q, G and D at least 1, Q + G at most 2^30.
-    Result (Q, G) float32; with ``top=r`` a ``Nearest``, distances (Q, r) float32 and indices (Q, r) int64: the head of the
-    same result, without ever forming Q x G. Half types are computed in float32.
+    Result (Q, G) float32; with ``top=r`` a ``Nearest``, distances (Q, r) float32 and indices (Q, r) int64: the head
+    of the same result, without ever forming Q x G. Half types are computed in float32.
 
     *NaN*: NaN and Inf are refused. Where all distances of a row are zero, d is 0 there. A row of zeros has cosine
     distance 1 to every row.
@@ -96,11 +100,13 @@ def k_reciprocal(
     *Ties*: neighbour lists are ordered by (float64 squared distance, index), queries before gallery; ``top`` by
     (final distance, gallery index).
 
-    *Determinism*: the same bits for any number of threads, ``memory_limit`` and instruction set, except as
+    *Determinism*: the same bits for any number of threads and ranks, ``memory_limit`` and instruction set, except as
     ``pairwise_distance`` says of d. Not differentiable.
 
-    *Memory*: the result, one copy of the features, N * (20 max(k1 + 1, k2) + 8) bytes of neighbour lists, the
-    sparse encoding twice (8 bytes an entry, some 3 k1 entries a row), and blocks of at most 128 MiB of distances.
+    *Memory*: the result, what ``nearest`` says of the search (a copy of the features too, on a device, with a
+    ``group`` and where query and gallery have different strides), N * (20 max(k1 + 1, k2) + 8) bytes of neighbour
+    lists, the sparse encoding twice (8 bytes an entry, some 3 k1 entries a row), and blocks of at most 128 MiB of
+    distances.
     ``memory_limit`` (bytes, for all but the result and the neighbour search) makes the blocks smaller; where even
     one row does not fit, the error says what is needed.
 
@@ -112,16 +118,17 @@ def k_reciprocal(
     settings = checks.settings(op, k1, k2, lambda_value, variant, metric, memory_limit, progress)
     checks.features(op, query, gallery)
     checks.top(op, top, gallery.shape[0])
+    _shards.check_group(op, group)
     if not checks.native(_LIBRARY, query):
         settings.pop("limit")
         return _headed(reference(query, gallery, **settings), top)
-    return _final(
-        op,
-        [sparse.encode_features(query, gallery, op=op, progress=progress, **settings)],
-        top,
-        memory_limit,
-        progress,
-    )
+    queries = query.shape[0]
+    encoded = sparse.encode_features(query, gallery, op=op, progress=progress, group=group, **settings)
+    mine = blocks.Share(encoded, *_shards.span(queries, group))
+    found = _final(op, [mine], top, memory_limit, progress)
+    if isinstance(found, Tensor):
+        return _shards.gather_rows(found, queries, group)
+    return Nearest(*(_shards.gather_rows(part, queries, group) for part in found))
 
 
 def k_reciprocal_from_distances(

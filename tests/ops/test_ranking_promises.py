@@ -249,6 +249,31 @@ def test_compile_and_export():
         assert all(torch.equal(a, b) for a, b in zip(call(*arguments), want, strict=True))
 
 
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"cmc": "unique_pid", "clothes_rule": "cross"},
+        {"cmc": "all_hits", "junk_pids": (1,), "invalid": "zero"},
+        {"cmc": "single_gallery_shot", "repeats": 3},
+        {"camera_rule": "same_camera"},
+    ],
+    ids=str,
+)
+def test_compile_with_other_rules(rules):
+    """same_camera has as many rows of bits as there are cameras, which only the values say: the graph is broken
+    there."""
+    distance, *labels = problem(6, 70, 3, 2, seed=3)
+    worn = clothes(6, 70)
+
+    def metrics(*tensors):
+        return tuple(rank_metrics(*tensors, **rules, **worn))
+
+    whole = rules.get("camera_rule") != "same_camera"
+    compiled = torch.compile(metrics, backend="aot_eager", fullgraph=whole, dynamic=True)
+    want = metrics(distance, *labels)
+    assert all(torch.equal(a, b) for a, b in zip(compiled(distance, *labels), want, strict=True))
+
+
 def test_meta_tensors_have_shapes():
     got = rank_metrics(*(value.to("meta") for value in problem(6, 30, 3, 2)), max_rank=5)
     assert [tuple(value.shape) for value in got] == [(5,), (), (), *[(6,)] * 6]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spec_rerank import by_definition, densified, euclidean_matrices, features, squared
+from rerank_oracle import by_definition, densified, euclidean_matrices, features, squared
 
 from fastreid_ops import (
     _C,
@@ -139,7 +139,7 @@ rules = st.fixed_dictionaries(
 def test_equals_the_definition_and_the_reference(pair, rule):
     got = k_reciprocal(*pair, **rule)
     # A float16 sum may round the other way after another rounding of its float32 terms.
-    tolerance = 1e-3 if rule["variant"] in ("transreid", "naic") else 4e-6
+    tolerance = {"transreid": 5e-3, "naic": 1e-3}.get(rule["variant"], 4e-6)
     same(got, by_definition(*pair, **rule)["result"].float(), tolerance)
     same(reference(*pair, **rule), got, tolerance)
 
@@ -211,7 +211,7 @@ def test_gallery_permutation_changes_nothing_without_ties(seed, rule, random):
     order = torch.tensor(random.sample(range(30), 30))
     got, permuted = k_reciprocal(query, gallery, **rule), k_reciprocal(query, gallery[order], **rule)
     # Another order of the columns is another order of summation.
-    same(permuted, got[:, order], 2e-3 if rule["variant"] == "transreid" else 2e-6)
+    same(permuted, got[:, order], {"transreid": 2e-2, "naic": 1e-3}.get(rule["variant"], 2e-6))
 
 
 def test_lambda_one_is_the_original_distance():

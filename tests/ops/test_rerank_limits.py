@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from spec_rerank import euclidean_matrices, features
+from rerank_oracle import euclidean_matrices, features
 
 from fastreid_ops import gnn_rerank, jaccard, k_reciprocal, k_reciprocal_ensemble, k_reciprocal_from_distances
 from fastreid_ops._library import LibraryStatus

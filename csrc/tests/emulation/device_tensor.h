@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tensor cores (16 x 16 x 16, float16 into float32) and asynchronous copies to shared memory, for device.h.
 //
-// A fragment is spread over the warp as on the device, eight elements of half a row (or column) in each lane, and
-// every operation is a collective of the whole warp. Copies are made no earlier than the thread waits for them, so
-// that one not waited for is seen as the NaN that shared memory starts with.
+// A fragment is spread over the warp as on the device, eight elements of half a row (or column) in each lane,
+// and every operation is a collective of the whole warp. Copies are made no earlier than the thread waits for
+// them, so that one not waited for is seen as the NaN that shared memory starts with.
 #pragma once
 
 namespace nvcuda::wmma {

@@ -40,8 +40,8 @@ void fence();
 void* dynamic_shared_memory();
 [[noreturn]] void fail(Site site, const char* message);
 
-// The running thread's asynchronous copies, in groups: the next one to make before all but the last `prior` groups are
-// complete; false where these are.
+// The running thread's asynchronous copies, in groups: the next one to make before all but the last `prior`
+// groups are complete; false where these are.
 struct Copy {
   void* to;
   const void* from;

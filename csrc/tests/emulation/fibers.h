@@ -104,7 +104,8 @@ void enter_fiber() {
 #endif
 }
 
-// What the running fiber (or scheduler) has done so far happens before what follows an acquire of the same object.
+// What the running fiber (or scheduler) has done so far happens before what follows an acquire of the same
+// object.
 void release([[maybe_unused]] std::uint64_t* object) {
 #ifdef FASTREID_EMULATION_TSAN
   __tsan_release(object);

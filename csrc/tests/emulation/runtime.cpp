@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA runtime functions that launchers and tests call, over host memory. One device with a small one's limits.
+// The CUDA runtime functions that launchers and tests call, over host memory. One device with a small one's
+// limits.
 #include <cuda_runtime.h>
 
 #include <cstddef>
