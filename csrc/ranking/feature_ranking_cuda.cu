@@ -46,7 +46,8 @@ __global__ __launch_bounds__(kSelectThreads) void matches_kernel(Ranking<S> s) {
   __shared__ int32_t index[kMatches], count[kMatches];
   const int64_t r = blockIdx.x, q = s.first_row + r;
   const Kept& slab = s.slab;
-  const int64_t size = s.group(q) <= slab.capacity ? find_matches(s, q, value, index, count) : 0;
+  const int64_t size =
+      s.group(q) <= slab.capacity ? find_matches<kSelectThreads>(s, q, value, index, count) : 0;
   if (threadIdx.x == 0) slab.size[r] = static_cast<int32_t>(size);
   clear_seen(slab.seen + r * slab.words, slab.words);
   const bool angular = s.x.inverse != nullptr;
@@ -163,7 +164,7 @@ __global__ __launch_bounds__(kLargeThreads, 1) void large_kernel(Ranking<S> s) {
     if (s.group(q) <= s.slab.capacity) continue;
     const uint64_t* const excluded = excluded_row(s.rules, q);
     clear_seen(seen, large.words);
-    const int64_t size = find_matches(s, q, value, index, count);
+    const int64_t size = find_matches<kLargeThreads>(s, q, value, index, count);
     const Sorted sorted{value, index, count, size};
     const int64_t own = large.words > 0 && size > 0 ? s.rules.gallery_identity[index[0]] : -1;
     measure_each(
