@@ -141,6 +141,7 @@ __device__ __forceinline__ void compact(Buffer& buffer, float bound) {
 
 // Ascending (value, index), in place, in any memory that the block shares. A bitonic network whose
 // comparisons all point the same way, so that the entries that fill n up to a power of two need not exist.
+template <int kThreads = kSelectThreads>
 __device__ __forceinline__ void sort_ascending(double* value, int32_t* index, int64_t n) {
   int levels = 0;
   while (int64_t{1} << levels < n) ++levels;
@@ -148,7 +149,7 @@ __device__ __forceinline__ void sort_ascending(double* value, int32_t* index, in
   for (int level = 0; level < levels; ++level) {
     for (int step = level; step >= 0; --step) {
       const int64_t distance = int64_t{1} << step;
-      for (int64_t t = threadIdx.x; t < pairs; t += blockDim.x) {
+      for (int64_t t = threadIdx.x; t < pairs; t += kThreads) {
         const int64_t within = t & (distance - 1), start = (t >> step) << (step + 1);
         const int64_t a = start + within;
         const int64_t b = step == level ? start + 2 * distance - 1 - within : a + distance;

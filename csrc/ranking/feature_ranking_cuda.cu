@@ -17,12 +17,12 @@ constexpr int64_t kMatches = kEmulated ? 144 : 1024;  // images of a query's ide
 constexpr int64_t kSlabBytes = kEmulated ? 1 : int64_t{32} << 20;
 constexpr int64_t kSlabRows = 4096;
 constexpr int64_t kProducts = int64_t{1} << 24;
-constexpr int64_t kChunkColumns = kEmulated ? 2 * kTile : kProducts;
-constexpr int64_t kPartColumns = kEmulated ? kTile : 16384;  // of a chunk, for one block
+constexpr int64_t kChunkColumns = kEmulated ? 3 * kTile : kProducts;
+constexpr int64_t kPartColumns = kEmulated ? 2 * kTile : 16384;  // of a chunk, for one block
 constexpr int64_t kLargeBytes = int64_t{64} << 20;
 constexpr int64_t kLargeBlocks = 1024;
 constexpr int kLargeThreads = kEmulated ? 64 : 512;
-constexpr int kPending = 2 * kSelectStep;  // undecided entries measured at a time
+constexpr int kPending = kSelectStep + kSelectStep / 2;  // undecided entries measured at a time
 
 // And what those that work on a slab need, or on a chunk of the gallery too.
 template <class S>
@@ -46,11 +46,12 @@ __global__ __launch_bounds__(kSelectThreads) void matches_kernel(Ranking<S> s) {
   __shared__ int32_t index[kMatches], count[kMatches];
   const int64_t r = blockIdx.x, q = s.first_row + r;
   const Kept& slab = s.slab;
-  const int64_t size = s.group(q) <= slab.capacity ? find_matches(s, q, value, index, count) : 0;
+  const int64_t size =
+      s.group(q) <= slab.capacity ? find_matches<kSelectThreads>(s, q, value, index, count) : 0;
   if (threadIdx.x == 0) slab.size[r] = static_cast<int32_t>(size);
   clear_seen(slab.seen + r * slab.words, slab.words);
   const bool angular = s.x.inverse != nullptr;
-  // Between rows of zeros scores mean nothing.
+  // A row of zeros has no scores (common/screen.cuh): it is measured against everything.
   const float bound =
       angular && s.x.inverse[q] == 0
           ? INFINITY
@@ -163,7 +164,7 @@ __global__ __launch_bounds__(kLargeThreads, 1) void large_kernel(Ranking<S> s) {
     if (s.group(q) <= s.slab.capacity) continue;
     const uint64_t* const excluded = excluded_row(s.rules, q);
     clear_seen(seen, large.words);
-    const int64_t size = find_matches(s, q, value, index, count);
+    const int64_t size = find_matches<kLargeThreads>(s, q, value, index, count);
     const Sorted sorted{value, index, count, size};
     const int64_t own = large.words > 0 && size > 0 ? s.rules.gallery_identity[index[0]] : -1;
     measure_each(

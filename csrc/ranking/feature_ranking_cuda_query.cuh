@@ -96,7 +96,7 @@ __device__ __forceinline__ void measure_each(const Queries<S>& s, int64_t q, int
 
 // The matches of q, sorted; returns how many. count: minus the entries that a rule drops because of their pid, which
 // are counted later like all others. The arrays have room for all images of q's identity.
-template <class S>
+template <int kThreads, class S>
 __device__ __forceinline__ int64_t find_matches(const Queries<S>& s, int64_t q, double* value, int32_t* index,
                                                 int32_t* count) {
   __shared__ int kept, dropped;
@@ -117,7 +117,7 @@ __device__ __forceinline__ int64_t find_matches(const Queries<S>& s, int64_t q, 
   const int64_t size = kept, others = size > 0 ? dropped : 0;
   measure_each(
       s, q, size, [&](int64_t e) { return index[e]; }, [&](int64_t e, int64_t, double d2) { value[e] = d2; });
-  sort_ascending(value, index, size);
+  sort_ascending<kThreads>(value, index, size);
   const Sorted sorted{value, index, count, size};
   measure_each(
       s, q, others, [&](int64_t e) { return index[group - 1 - e]; },

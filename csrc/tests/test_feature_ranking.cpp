@@ -376,7 +376,8 @@ Result on_device(FeatureRankingProblem p) {
 
 constexpr int kNone = -1, kAll = -2;
 
-// Every rule on the CPU, the one of this number on the emulated device, a hundred times slower.
+// Every rule on the CPU, ways in turn; the one of this number on the emulated device, a hundred times slower.
+int runs = 0;
 void check(Setup& s, [[maybe_unused]] int emulated, [[maybe_unused]] bool every_order = false) {
   testing::Trying trying(s.x.rows, " x ", s.y.rows, " x ", s.y.depth, s.angular ? " angular" : "");
   const Groups groups(s);
@@ -389,10 +390,9 @@ void check(Setup& s, [[maybe_unused]] int emulated, [[maybe_unused]] bool every_
     testing::for_every_isa([&] {
       for (const bool pairs : {false, true}) {
         if (pairs && !has_pairs()) continue;
-        for (const Way way : kWays) {
-          testing::Trying how("way ", static_cast<int>(way), pairs ? " pairs" : "");
-          compare(on_cpu(problem_of(s, groups, rules, excluded, pairs), way), want);
-        }
+        const Way way = kWays[runs++ % 3];
+        testing::Trying how("way ", static_cast<int>(way), pairs ? " pairs" : "");
+        compare(on_cpu(problem_of(s, groups, rules, excluded, pairs), way), want);
       }
     });
 #ifdef FASTREID_EMULATED
@@ -415,7 +415,7 @@ CASE(every_type_and_layout) {
       testing::Trying trying(testing::name(type), " layout ", static_cast<int>(layout));
       Setup s = make(type, layout, Rows::learnt, 6, 70, 37, 5);
       s.angular = layout == Layout::padded || layout == Layout::reversed;
-      check(s, n++ % kRuleCount);
+      check(s, layout == Layout::padded || layout == Layout::transposed ? n++ % kRuleCount : kNone);
     }
   }
 }
@@ -451,21 +451,22 @@ CASE(depths) {
   for (const int64_t depth : {1, 2, 7, 9, 31, 32, 33, 65, 300}) {
     Setup s = make(Type::bfloat16, Layout::padded, Rows::spread, 5, 50, depth, 4);
     s.angular = depth % 2 == 1;
-    check(s, depth <= 65 ? n++ % kRuleCount : kNone);
+    check(s, depth % 2 == 1 && depth <= 65 ? n++ % kRuleCount : kNone);
   }
 }
 
 // More than a block has threads, fewer and more than a slab has room for.
 CASE(identities_with_many_images) {
-  for (const Rows kind : {Rows::learnt, Rows::copies}) {
-    for (const int64_t images : {135, 144, 145, 230}) {
+  int n = 0;
+  for (const int64_t images : {135, 144, 145, 210}) {
+    for (const Rows kind : {Rows::learnt, Rows::copies}) {
       testing::Trying trying("kind ", static_cast<int>(kind), " images ", images);
-      Setup s = make(Type::float32, Layout::padded, kind, 4, 310, 6, 3);
-      s.query.pid = {1, 1, 2, 1};
-      for (int64_t g = 0; g < 310; ++g) s.gallery.pid[fit(g * 7 % 310)] = g < images ? 1 : 2 + g % 3;
+      Setup s = make(Type::float32, Layout::padded, kind, 3, 250, 6, 3);
+      s.query.pid = {1, 2, 1};
+      for (int64_t g = 0; g < 250; ++g) s.gallery.pid[fit(g * 7 % 250)] = g < images ? 1 : 2 + g % 3;
       s.y.fill(kind, s.gallery.pid, 2);
       s.angular = images == 144;
-      check(s, images == 230 && kind == Rows::learnt ? kAll : static_cast<int>(images) % kRuleCount);
+      check(s, n++ % kRuleCount);
     }
   }
 }
@@ -473,13 +474,12 @@ CASE(identities_with_many_images) {
 // The bound decides nothing: all entries are measured, more than are measured at a time.
 CASE(everything_within_the_bound) {
   int n = 0;
-  for (const Rows kind : {Rows::equal, Rows::clustered, Rows::one_long}) {
-    for (const bool angular : {false, true}) {
-      testing::Trying trying("kind ", static_cast<int>(kind));
-      Setup s = make(Type::float64, Layout::contiguous, kind, 4, 600, 5, 20);
-      s.angular = angular;
-      check(s, n++ % kRuleCount, true);
-    }
+  for (const Rows kind : {Rows::clustered, Rows::equal, Rows::one_long}) {
+    testing::Trying trying("kind ", static_cast<int>(kind));
+    Setup s = make(Type::float64, Layout::contiguous, kind, 3, 600, 5, 20);
+    s.angular = kind == Rows::equal;
+    check(s, n, n == 0);
+    ++n;
   }
 }
 
@@ -496,7 +496,7 @@ CASE(zero_rows_among_directions) {
 // Lengths whose squares float64 does not hold, or holds without all of their bits.
 CASE(lengths_at_the_ends_of_float64) {
   int n = 0;
-  for (const double scale : {1e-170, 1e-158, 1e-155, 1e-140, 1e140, 1e152}) {
+  for (const double scale : {1e-170, 1e-158, 1e-155, 1e152}) {
     for (const bool angular : {false, true}) {
       testing::Trying trying("scale ", scale);
       Setup s = make(Type::float64, Layout::contiguous, Rows::learnt, 5, 40, 5, 4);
@@ -513,7 +513,7 @@ CASE(no_query_is_valid) {
   s.query.pid = {7, 7, 0, 1};
   s.query.camera.assign(4, 1);
   s.gallery.camera.assign(30, 1);
-  check(s, kAll);
+  check(s, 2);
 }
 
 CASE(no_query_at_all) {
