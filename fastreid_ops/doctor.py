@@ -42,13 +42,57 @@ def _check_ranking(torch) -> float:
     query_camids, gallery_camids = torch.zeros(4, dtype=torch.int64), torch.arange(12) % 3
     arguments = (distance, query_pids, gallery_pids, query_camids, gallery_camids)
     found, expected = module.rank_metrics(*arguments), module.reference(*arguments)
-    return max(
-        float((a.double() - b.double()).abs().max()) if a.numel() else 0.0
-        for a, b in zip(found, expected, strict=True)
+    return _largest(found, expected)
+
+
+def _rows(torch):
+    """12 queries and 60 gallery images of length 16."""
+    x = torch.sin(torch.arange(12 * 16, dtype=torch.float32) ** 1.5).reshape(12, 16)
+    return x, torch.sin(torch.arange(60 * 16, dtype=torch.float32) ** 1.3).reshape(60, 16)
+
+
+def _largest(found, expected) -> float:
+    """Largest difference between two tuples of tensors."""
+    pairs = [(a.double(), b.double()) for a, b in zip(found, expected, strict=True) if a.numel()]
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def _check_nearest(torch) -> float:
+    """Largest difference between `neighbours` and its reference, 9 of each of 60 rows among themselves."""
+    module = importlib.import_module("fastreid_ops.ops.nearest")
+    _, x = _rows(torch)
+    return _largest(module.neighbours(x, x, 9, farthest=True), module.reference(x, x, 9, farthest=True))
+
+
+def _check_features(torch) -> float:
+    """Largest difference between `rank_features` and its reference on 12 queries and 60 gallery images."""
+    module = importlib.import_module("fastreid_ops.ops.feature_ranking")
+    arguments = (
+        *_rows(torch),
+        torch.arange(12) % 4,
+        torch.arange(60) % 4,
+        torch.arange(12) % 3,
+        torch.arange(60) % 3,
+    )
+    return _largest(module.rank_features(*arguments), module.reference(*arguments))
+
+
+def _check_rerank(torch) -> float:
+    """Largest difference between `k_reciprocal` and its reference on 12 queries and 60 gallery images."""
+    module = importlib.import_module("fastreid_ops.ops.rerank")
+    settings = {"k1": 8, "k2": 3, "lambda_value": 0.3, "variant": "zhong2017", "metric": "euclidean"}
+    return _largest(
+        [module.k_reciprocal(*_rows(torch), **settings)], [module.reference(*_rows(torch), **settings)]
     )
 
 
-CHECKS = {"pairwise_distance": (_check_distance, 1e-5), "rank_metrics": (_check_ranking, 1e-12)}
+CHECKS = {
+    "pairwise_distance": (_check_distance, 1e-5),
+    "rank_metrics": (_check_ranking, 1e-12),
+    "nearest": (_check_nearest, 1e-12),
+    "rank_features": (_check_features, 1e-12),
+    "k_reciprocal": (_check_rerank, 1e-5),
+}
 
 
 def _self_checks(torch) -> dict[str, dict[str, Any]]:

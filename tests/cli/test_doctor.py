@@ -32,6 +32,9 @@ def test_json_of_this_installation():
     assert {name for name, result in facts["checks"].items() if result["ok"]} == {
         "pairwise_distance",
         "rank_metrics",
+        "nearest",
+        "rank_features",
+        "k_reciprocal",
     }
     assert "pytest" in facts["extras"]["test"]
 
