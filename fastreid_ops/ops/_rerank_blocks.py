@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastreid_ops.ops._progress import bar as bar_of
 from fastreid_ops.ops._rerank_sparse import Sparse, Variant, invert, within
 
 # Distances that are computed at a time where no limit is given: fewer rows cost packing the gallery again.
@@ -52,7 +53,7 @@ def dense(op: str, sets: Iterable[Blocks], limit: int | None, progress: bool) ->
     for one in sets:
         queries, gallery = one.shape
         step = _rows(op, limit, one.bytes(), gallery)
-        with _bar(progress, queries, op) as bar:
+        with bar_of(progress, queries, op, "row") as bar:
             if result is None and step >= queries:
                 result = one.block(0, queries)
                 bar.update(queries)
@@ -77,7 +78,7 @@ def heads(
     queries, gallery = sets[0].shape
     step = _rows(op, limit, sum(one.bytes() for one in sets), gallery, min(2, len(sets)))
     parts = []
-    with _bar(progress, queries, op) as bar:
+    with bar_of(progress, queries, op, "row") as bar:
         for first, last in _ranges(max(queries, 1), step):
             last = min(last, queries)
             block = sets[0].block(first, last)
@@ -100,7 +101,7 @@ def overlaps(
     within(op, limit, needed, formula)
     begin, indices, values = [torch.zeros(1, dtype=torch.int64, device=rows.value.device)], [], []
     total = 0
-    with _bar(progress, points, op) as bar:
+    with bar_of(progress, points, op, "row") as bar:
         for first, last in _ranges(points, OVERLAP_ROWS):
             part = Sparse(
                 *torch.ops.fastreid.rerank_overlap(
@@ -130,10 +131,3 @@ def _rows(op: str, limit: int | None, used: int, gallery: int, blocks: int = 1) 
 def _ranges(total: int, step: int) -> Iterator[tuple[int, int]]:
     for first in range(0, total, step):
         yield first, min(first + step, total)
-
-
-def _bar(progress: bool, total: int, op: str):
-    """A progress bar, or one that says nothing."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=op, unit="row", disable=not progress)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastreid_ops import _library
-from fastreid_ops.ops import _checks, _ranking_reference, _relevance, _shards, nearest
+from fastreid_ops.ops import _checks, _progress, _ranking_reference, _relevance, _shards, nearest
 from fastreid_ops.ops._relevance import Rules, Sides
 from fastreid_ops.ops.distance import METRICS
 from fastreid_ops.ops.ranking import RankMetrics
@@ -117,8 +117,6 @@ def _ranked(
     progress: bool,
 ) -> list[Tensor]:
     """reals (q, 2), counts (q, 5) and shares (q, max_rank or 0) of the queries of this span."""
-    from tqdm import tqdm
-
     relevance = _relevance.native(rules, sides)
     by_distance = rules.cmc == "single_gallery_shot"
     if by_distance:
@@ -128,14 +126,15 @@ def _ranked(
         rows = -(-rows // 96) * 96  # whole items of the kernel
     found = []
     starts = range(span[0], max(span[1], span[0] + 1), rows)
-    for first in tqdm(starts, desc=_OP, disable=not progress, leave=False):
-        rank = _rank_rows if by_distance else _rank_features
-        reals, counts, shares = rank(
-            query, gallery, relevance, rules, angular, slice(first, min(span[1], first + rows))
-        )
-        if rules.cmc not in _relevance.BY_QUERY:
-            shares = shares.new_empty(counts.shape[1], 0)
-        found.append((reals.T, counts.T, shares))
+    rank = _rank_rows if by_distance else _rank_features
+    with _progress.bar(progress, len(starts), _OP) as bar:
+        for first in starts:
+            last = min(span[1], first + rows)
+            reals, counts, shares = rank(query, gallery, relevance, rules, angular, slice(first, last))
+            if rules.cmc not in _relevance.BY_QUERY:
+                shares = shares.new_empty(counts.shape[1], 0)
+            found.append((reals.T, counts.T, shares))
+            bar.update()
     return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 

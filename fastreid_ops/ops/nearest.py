@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastreid_ops import _library
 from fastreid_ops.ops import _checks as check
-from fastreid_ops.ops import _shards
+from fastreid_ops.ops import _progress, _shards
 from fastreid_ops.ops.distance import METRICS
 
 _OP = "nearest"
@@ -227,16 +227,16 @@ def _in_parts(
     progress: bool,
 ) -> Neighbours:
     """``flags``: angular, same, joined, exclude_self."""
-    from tqdm import tqdm
-
     ops = torch.ops.fastreid
     parts = max(1, min(512, math.ceil(work / _PART)))
     state = torch.empty(ops.nearest_state(x, y, shape[1], *flags[:3], farthest), dtype=torch.uint8)
     squared = torch.empty(shape, dtype=torch.float64)
     indices = torch.empty(shape, dtype=torch.int64)
     far = torch.empty(shape[0] if farthest else 0, dtype=torch.float64)
-    for part in tqdm(range(parts), desc=_OP, disable=not progress, leave=False):
-        ops.nearest_part(x, y, *flags, part, parts, state, squared, indices, far)
+    with _progress.bar(progress, parts, _OP) as bar:
+        for part in range(parts):
+            ops.nearest_part(x, y, *flags, part, parts, state, squared, indices, far)
+            bar.update()
     return Neighbours(squared, indices, far)
 
 
