@@ -106,6 +106,9 @@ inline void product(const uint32_t* a, const uint32_t* b, int64_t words, int row
   (void)pairs;
 }
 
+// Relative error of a sum of squares in 16 float32 sums.
+inline double sum_error(int64_t depth) { return static_cast<double>(depth / 16 + 8) * 0x1p-24; }
+
 // ---- one set of rows, packed ----
 
 struct Screened {
@@ -165,17 +168,26 @@ struct Screened {
     const int64_t base = p * kPanel;
     const int count = static_cast<int>(smaller(kPanel, rows - base));
     double squares[kPanel] = {}, rounded[kPanel] = {}, errors[kPanel] = {};
+    alignas(64) float sums[kPanel][3][kBlock] = {};
+    // Rows of float32 in one piece are moved and scaled in float32, where the factor is one.
+    const bool plain = sizeof(S) == 4 && x.column_stride == 1 && factor > 0x1p-100 && factor < 0x1p100;
     for (int64_t k0 = 0; k0 < depth; k0 += kBlock) {
       const int n = static_cast<int>(smaller(kBlock, depth - k0));
       uint32_t* const to = panels + p * words * kPanel + (kPairs ? k0 / 2 : k0) * kPanel;
       const int used = kPairs ? (n + 1) / 2 : n;
+      float moved[kBlock];
+      for (int i = 0; i < n; ++i) moved[i] = static_cast<float>(centre[k0 + i]);
       for (int r = 0; r < kPanel; ++r) {
         uint32_t bits[kBlock];
         double sum[3] = {};
-        if (r < count) {
-          round_block<kPairs>(x, base + r, k0, n, centre, factor, bits, sum);
-        } else {
+        if (r >= count) {
           for (int i = 0; i < kBlock; ++i) bits[i] = 0;
+        } else if (plain && n == kBlock && ordinary(base + r)) {
+          const float scale = inverse ? static_cast<float>(inverse[base + r]) : 1.0f;
+          round_floats<kPairs>(reinterpret_cast<const float*>(x.row(base + r) + k0), scale, moved,
+                               static_cast<float>(factor), bits, sums[r]);
+        } else {
+          round_block<kPairs>(x, base + r, k0, n, centre, factor, bits, sum);
         }
         squares[r] += sum[0], rounded[r] += sum[1], errors[r] += sum[2];
         if (kPairs) {
@@ -186,15 +198,43 @@ struct Screened {
       }
     }
     for (int r = 0; r < kPanel; ++r) {
+      for (int i = 0; i < kBlock; ++i) {
+        squares[r] += sums[r][0][i], rounded[r] += sums[r][1][i], errors[r] += sums[r][2][i];
+      }
       const double longer = squares[r] > rounded[r] ? squares[r] : rounded[r];
       // A row of zeros has no direction: its d2 is 2 to every row, not the 1 of its place among unit vectors.
       const double lift = r < count && inverse && inverse[base + r] == 0 ? factor * factor : 0;
       half[base + r] = r < count ? static_cast<float>((squares[r] + lift) / 2) : __builtin_inff();
-      norm[base + r] = above(__builtin_sqrt(longer));
-      error[base + r] = above(__builtin_sqrt(errors[r]));
+      const double length = __builtin_sqrt(longer * (1 + sum_error(depth)));
+      norm[base + r] = above(length);
+      // What float32 lost before the rounding: three operations on each element, one of them on the row as given.
+      const double lost = plain ? 0x1p-22 * (length + (inverse ? factor : 0)) : 0;
+      error[base + r] = above(__builtin_sqrt(errors[r] * (1 + sum_error(depth))) + lost);
       // A length from a square without all its bits is not quite 1, but distance 2 from rows of zeros it has.
       if (r < count && inverse && square[base + r] < 1e-290 && inverse[base + r] != 0)
         error[base + r] = __builtin_inff();
+    }
+  }
+
+  // The row's scale is a float32 whose products are.
+  bool ordinary(int64_t row) const {
+    return inverse == nullptr || (inverse[row] > 0x1p-100 && inverse[row] < 0x1p100);
+  }
+
+  // One block in float32; sums of squares by place, of the rows before and after rounding and of the difference.
+  template <bool kPairs>
+  static void round_floats(const float* from, float scale, const float* centre, float factor, uint32_t* bits,
+                           float (*sums)[16]) {
+    for (int i = 0; i < 16; ++i) {
+      const float value = (from[i] * scale - centre[i]) * factor;
+      uint32_t b = to_bits(value);
+      if (kPairs) b = (b + 0x7fffu + (b >> 16 & 1u)) & 0xffff0000u;
+      b = (b & 0x7f800000u) == 0 ? 0 : b;
+      bits[i] = kPairs ? b >> 16 : b;
+      const float rounded = from_bits(b), difference = value - rounded;
+      sums[0][i] += value * value;
+      sums[1][i] += rounded * rounded;
+      sums[2][i] += difference * difference;
     }
   }
 
@@ -252,6 +292,10 @@ struct Frame {
       if (angular) scale *= exact_inverse(exact_square(row, y.column_stride, depth));
       for (int64_t k = 0; k < depth; ++k) centre[k] += widen(row[k * y.column_stride]) * scale;
     }
+    for (int64_t k = 0; k < depth; ++k) {  // one that float32 holds: then moving rows of float32 rounds once
+      const float rounded = static_cast<float>(centre[k]);
+      centre[k] = rounded - rounded == 0 ? static_cast<double>(rounded) : 0;
+    }
   }
 
   // The longest row gets a length of about 1: no float32 overflows, and none underflows that matters.
@@ -287,7 +331,8 @@ struct Frame {
     const double steps = static_cast<double>(kStep * (x.pairs ? 2 : 1) + ceil_div(x.words, kStep) + 8);
     const double gamma =
         steps * 0x1p-23;  // twice the unit roundoff: the pair product may round more than once
-    const double n = x.norm[i], rounding = 0x1p-21 * (max_norm + n) * (max_norm + n);
+    const double n = x.norm[i];
+    const double rounding = (0x1p-21 + sum_error(depth)) * (max_norm + n) * (max_norm + n);
     const double far = static_cast<double>(depth) * 0x1p-126;
     const double b = x.error[i] * max_norm + n * max_error + gamma * n * max_norm + rounding + far;
     if (x.inverse && x.inverse[i] == 0) return __builtin_inff();

@@ -48,26 +48,21 @@ std::tuple<Tensor, Tensor, Tensor> run(const Tensor& x, const Tensor& y, bool an
   const RankingCall call(arguments, x.size(0), y.size(0));
   FeatureRankingProblem p = feature_ranking_problem(x, y, angular, has_pairs(), call);
   p.largest_group = check_labels(call);
+  if (p.queries == 0) return {call.reals, call.counts, call.shares};
   int64_t done = 0;
-  if (p.pairs && p.queries > 0) {
+  if (p.pairs) {
     Screen pairs(p, call.rows);
-    const int64_t tried = smaller(pairs.items(), torch::stable::get_num_threads());
+    const int64_t all = pairs.items(), tried = smaller(all, torch::stable::get_num_threads());
     pairs.rank(0, tried);
     const double seen = static_cast<double>(p.queries) * static_cast<double>(p.gallery) *
-                        static_cast<double>(tried) / static_cast<double>(pairs.items());
+                        static_cast<double>(tried) / static_cast<double>(all);
     done = tried;
-    if (static_cast<double>(pairs.measured()) < kTooMany * seen) {
-      pairs.rank(tried, pairs.items());
-      done = pairs.items();
-    }
-  }
-  if (done == 0 || done < FASTREID_KERNELS(feature_ranking_kernels).items(&p, FeatureRankingPhase::rank)) {
+    if (static_cast<double>(pairs.measured()) < kTooMany * seen) pairs.rank(done, all), done = all;
+    if (done == all) return {call.reals, call.counts, call.shares};
     p.pairs = false;
-    if (p.queries > 0) {
-      Screen singles(p, call.rows);
-      singles.rank(done, singles.items());
-    }
   }
+  Screen singles(p, call.rows);
+  singles.rank(done, singles.items());
   return {call.reals, call.counts, call.shares};
 }
 
