@@ -213,7 +213,7 @@ __device__ double ordered_sum(const double* values, int64_t n, int64_t stride, d
   sums[threadIdx.x] = sum;
   __syncthreads();
   for (int half = kRankingLanes / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+    if (static_cast<int>(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
     __syncthreads();
   }
   const double total = sums[0];

@@ -75,7 +75,9 @@ def rank_features(
 
     *Memory*: (2 D + 28) bytes a row of both sides (4 D + 28 on processors without bfloat16 products), for each thread
     40 bytes for each image of the largest identity, 96 times. ``cmc="single_gallery_shot"`` needs whole rows of
-    distances: blocks of at most 256 MiB of them in float64, of as many queries as fit (one at least).
+    distances: a float64 copy of the gallery, and blocks of at most 256 MiB of distances (of one query at least). On a
+    GPU (2 D + 28) bytes a row and 96 MiB; identities of more than 1,024 images are measured exactly there, with a
+    sixteenth of the packed gallery, at least 64 MiB, more.
 
     Not differentiable: gradients stop at the features.
 
@@ -121,6 +123,8 @@ def _ranked(
     by_distance = rules.cmc == "single_gallery_shot"
     if by_distance:
         rows = max(1, _BLOCK // (8 * gallery.shape[0]))
+    elif query.is_cuda:
+        rows = max(1, query.shape[0])
     else:
         rows = max(1, math.floor(_PART / (float(gallery.shape[0]) * gallery.shape[1])))
         rows = -(-rows // 96) * 96  # whole items of the kernel
@@ -219,6 +223,11 @@ def _check(
     why = "an empty gallery ranks nothing: check the gallery list and how it was filtered"
     _checks.not_empty(_OP, "gallery", y, 0, why)
     _relevance.check_rules(_OP, rules)
+    if rules.cmc == "single_gallery_shot" and x.is_cuda:
+        got = '"single_gallery_shot" with features on CUDA'
+        raise ValueError(
+            _checks.message(_OP, "cmc", got, "features on the CPU (query.cpu(), gallery.cpu()) for it")
+        )
     _relevance.check_sides(_OP, rules, sides, (x.shape[0], y.shape[0]), "query", x)
     _shards.check_group(_OP, group)
     if check_finite:
