@@ -13,7 +13,7 @@ from fastreid_ops.ops._progress import bar as bar_of
 from fastreid_ops.ops._rerank_sparse import Sparse, Variant, invert, within
 
 # Distances that are computed at a time where no limit is given: fewer rows cost packing the gallery again.
-BLOCK_BYTES = 128 * 2**20
+BLOCK_BYTES = 320 * 2**20
 # Rows of sparse overlaps at a time: a second or so.
 OVERLAP_ROWS = 16384
 

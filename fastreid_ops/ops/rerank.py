@@ -105,7 +105,7 @@ def k_reciprocal(
 
     *Memory*: the result, what ``nearest`` says of the search (a copy of the features too, on a device, with a
     ``group`` and where query and gallery have different strides), N * (20 max(k1 + 1, k2) + 8) bytes of neighbour
-    lists, the sparse encoding twice (8 bytes an entry, some 3 k1 entries a row), and blocks of at most 128 MiB of
+    lists, the sparse encoding twice (8 bytes an entry, some 3 k1 entries a row), and blocks of at most 320 MiB of
     distances.
     ``memory_limit`` (bytes, for all but the result and the neighbour search) makes the blocks smaller; where even
     one row does not fit, the error says what is needed.
