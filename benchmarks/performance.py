@@ -25,7 +25,7 @@ def render(summary: dict) -> str:
     lines = [
         "# Performance",
         "",
-        "Written by `python benchmarks/summarise.py bench.json` from one run of",
+        "Written by `python benchmarks/summarise.py bench.json` from runs of",
         "`FASTREID_BENCH_FULL=1 pytest benchmarks --benchmark-only --benchmark-json=bench.json`. Every result was",
         "compared with the rival's before anything was timed; both were timed in turn in the same process, and a ratio",
         "is the median of the pairs: how many times longer the rival took. Below 1 the rival is faster.",
@@ -33,7 +33,7 @@ def render(summary: dict) -> str:
         f"* {machine['processor']}, {machine['cores']} cores, {machine['torch_threads']} threads,"
         f" instruction set {machine.get('isa')}" + (f", {machine['gpu']}" if machine["gpu"] else ", no GPU"),
         f"* {versions}; compiler {machine.get('compiler')}",
-        f"* {summary['date'][:10]}, commit {summary['commit'][:10]}",
+        f"* {summary['date'][:10]}, commit {summary['commit'][:10]}{_older(summary)}",
         "",
         "Features are synthetic: unit rows, about 20 images around a direction for each identity.",
         "Memory is the peak beyond the inputs, the result included, in GiB, in a process of its own.",
@@ -48,6 +48,16 @@ def render(summary: dict) -> str:
     lines += ["", "## Targets not reached", "", *_missed(summary)]
     lines += ["", "Rows without a rival are in [the summary](../benchmarks/results)."]
     return "\n".join(lines) + "\n"
+
+
+def _older(summary: dict) -> str:
+    """Which sections were measured at an earlier commit."""
+    older: dict[str, list[str]] = {}
+    for row in [*summary["claims"], *summary["growth"]]:
+        if "commit" in row:
+            older.setdefault(row["commit"][:10], []).append(row["group"])
+    parts = [f"{len(set(groups))} of the sections below at {commit}" for commit, groups in older.items()]
+    return f" ({', '.join(parts)}: see the results file)" if parts else ""
 
 
 def _table(claims: list[dict]) -> list[str]:

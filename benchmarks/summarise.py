@@ -3,9 +3,10 @@
 and docs/performance.md.
 
     FASTREID_BENCH_FULL=1 pytest benchmarks --benchmark-only --benchmark-json=bench.json
-    python benchmarks/summarise.py bench.json
+    python benchmarks/summarise.py bench.json [later.json ...]
 
-Prints the first as a table. Refuses to summarise a run that was made from changed files.
+Prints the first as a table. Of a benchmark that several files hold, the last one counts; each row keeps the commit that
+it was measured at where that is not the newest. Refuses to summarise a run that was made from changed files.
 """
 
 from __future__ import annotations
@@ -52,15 +53,27 @@ def summary(run: dict) -> dict:
             table[group][name] = {"seconds": float(f"{median:.4g}")}
             if ratio is not None:
                 table[group][name]["times_ours"] = float(f"{ratio:.3g}")
-    commit = run["commit_info"]
     return {
         "machine": run["machine_info"]["fastreid"],
         "date": run["datetime"],
-        "commit": commit["id"],
+        "commit": run["commit_info"]["id"],
         "groups": table,
         "claims": [_claim(bench) for bench in run["benchmarks"] if "rival" in bench["extra_info"]],
         "growth": [_growth(bench) for bench in run["benchmarks"] if "images" in bench["extra_info"]],
     }
+
+
+def merged(runs: list[dict]) -> dict:
+    """One run: the last one's facts, and every benchmark as it was measured last."""
+    newest = runs[-1]["commit_info"]["id"]
+    benchmarks: dict[str, dict] = {}
+    for run in runs:
+        for bench in run["benchmarks"]:
+            commit = run["commit_info"]["id"]
+            if commit != newest:
+                bench["extra_info"]["commit"] = commit
+            benchmarks[bench["fullname"]] = bench
+    return {**runs[-1], "benchmarks": list(benchmarks.values())}
 
 
 def _claim(bench: dict) -> dict:
@@ -79,18 +92,18 @@ def _rounded(facts: dict) -> dict:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the summary of the one JSON file named."""
-    if len(arguments) != 1:
+    """Write the summary of the JSON files named."""
+    if not arguments:
         print(__doc__, file=sys.stderr)
         return 2
-    run = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
-    if run["commit_info"].get("dirty"):
+    runs = [json.loads(Path(argument).read_text(encoding="utf-8")) for argument in arguments]
+    if any(run["commit_info"].get("dirty") for run in runs):
         print(
             "summarise: commit: got uncommitted changes, expected a run of what a commit holds",
             file=sys.stderr,
         )
         return 1
-    result = summary(run)
+    result = summary(merged(runs))
     name = result["machine"]["gpu"] or f"{result['machine']['processor']} {result['machine']['cores']} cores"
     target = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     RESULTS.mkdir(exist_ok=True)
