@@ -24,7 +24,8 @@ py::object text_or_none(const char* text) {
 fastreid::Isa parse(const std::string& name, const char* where) {
   fastreid::Isa isa;
   if (!fastreid::parse_isa(name.c_str(), &isa)) {
-    throw py::value_error(std::string(where) + ": got '" + name + "', expected baseline, avx2, avx512 or avx512_bf16");
+    throw py::value_error(std::string(where) + ": got '" + name +
+                          "', expected baseline, avx2, avx512 or avx512_bf16");
   }
   return isa;
 }
@@ -57,5 +58,6 @@ PYBIND11_MODULE(_C, m) {
                                 fastreid::isa_name(fastreid::best_isa()) + "', the best this processor has");
         }
       },
-      py::arg("name"), "Runs the CPU kernels with 'baseline', 'avx2', 'avx512' or 'avx512_bf16' from now on.");
+      py::arg("name"),
+      "Runs the CPU kernels with 'baseline', 'avx2', 'avx512' or 'avx512_bf16' from now on.");
 }

@@ -13,8 +13,8 @@ namespace testing {
 
 template <typename Body>
 void for_every_isa(Body body) {
-  for (const auto isa : {fastreid::Isa::baseline, fastreid::Isa::avx2, fastreid::Isa::avx512,
-                         fastreid::Isa::avx512_bf16}) {
+  for (const auto isa :
+       {fastreid::Isa::baseline, fastreid::Isa::avx2, fastreid::Isa::avx512, fastreid::Isa::avx512_bf16}) {
     if (!fastreid::set_isa(isa)) continue;
     Trying trying(fastreid::isa_name(isa));
     body();
