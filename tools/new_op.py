@@ -92,7 +92,10 @@ def edited(root: Path, name: str, folder: str) -> dict[Path, str]:
 
     text = texts[package]
     imported = f"    from fastreid_ops.ops.{name} import {name}"
-    text = insert(text, r"    from fastreid_ops\.ops\.\w+ import", imported, package.name)
+    block = re.search(r"^if TYPE_CHECKING:\n(?:    .*\n)+", text, re.MULTILINE)
+    if block is None:
+        raise Refused(f"{package.name} has no TYPE_CHECKING block any more: adapt tools/new_op.py")
+    text = f"{text[: block.end()]}{imported}\n{text[block.end() :]}"
     entry = f'    "{name}": "fastreid_ops.ops.{name}",'
     text = insert(text, r'    "\w+": "fastreid_ops\.ops\.\w+",', entry, package.name)
     public = re.search(r"^__all__ = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)

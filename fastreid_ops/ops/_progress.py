@@ -24,4 +24,4 @@ def bar(show: bool, total: int, op: str, unit: str = "part") -> Any:
         return _Silent()
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=op, unit=unit, leave=False)
+    return tqdm(total=total, desc=op, unit=unit)

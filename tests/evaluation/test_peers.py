@@ -89,7 +89,8 @@ PEERS = {
 
 def peer(name):
     file = package_file(*PEERS[name])
-    assert file is not None, f"{name} is not installed"
+    if file is None:
+        pytest.skip(f"{name} is not installed")
     return load_file(file)
 
 

@@ -75,7 +75,8 @@ def test_is_scikit_learns_curve(seed, queries, gallery, ties, dtype, name):
 def test_is_what_fastreid_prints(chunk, monkeypatch):
     monkeypatch.setattr(verification, "_CHUNK", chunk)
     file = package_file("fastreid", "evaluation/roc.py")
-    assert file is not None, "fastreid is not installed"
+    if file is None:
+        pytest.skip("fastreid is not installed")
     distance, query, gallery = problem(1, 60, 400)
     arrays = [value.numpy() for value in (distance, query.pids, gallery.pids, query.camids, gallery.camids)]
     scores, labels = load_file(file).evaluate_roc(*arrays, use_cython=False)

@@ -7,10 +7,5 @@ import spec_nearest
 import spec_ranking
 import spec_rerank
 
-SPECS = [
-    spec_distance.SPEC,
-    spec_feature_ranking.SPEC,
-    spec_nearest.SPEC,
-    spec_ranking.SPEC,
-    *spec_rerank.SPECS,
-]
+SPECS = [spec_distance.SPEC, spec_nearest.SPEC, spec_ranking.SPEC]
+SPECS += [spec_feature_ranking.SPEC, *spec_rerank.SPECS]

@@ -31,6 +31,10 @@ print(json.dumps({"before": before, "CPU": ops("CPU"), "CUDA": ops("CUDA")}))
 """
 
 
+# One call in parts, for progress and Ctrl-C: on a device the call does not wait for its work.
+CPU_ONLY = {"fastreid::nearest_part", "fastreid::nearest_state"}
+
+
 @pytest.fixture(scope="module")
 def nvcc(setup_module):
     found = setup_module.find_nvcc()
@@ -88,4 +92,4 @@ def test_every_operator_is_registered_for_cuda(folder):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["before"] == []
-    assert found["CUDA"] == found["CPU"] != []
+    assert found["CUDA"] == [name for name in found["CPU"] if name not in CPU_ONLY] != []
