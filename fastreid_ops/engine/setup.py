@@ -23,7 +23,7 @@ from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
 from fastreid_ops.evaluation.protocols import protocol
-from fastreid_ops.models import build_model
+from fastreid_ops.models import create_model
 from fastreid_ops.models.weights import load_weights
 
 
@@ -101,7 +101,7 @@ def train_loader(
 def build_network(config: Config, classes: int, device: torch.device) -> nn.Module:
     """The model on its device and in its memory layout. Errors: ConfigError for options it does not know."""
     try:
-        model = build_model(config.model.name, classes, **config.model.options)
+        model = create_model(config.model.name, classes, **config.model.options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.options: {error}") from error
     layout = torch.channels_last if config.train.channels_last else torch.preserve_format

@@ -12,6 +12,7 @@ Every factory is called as ``factory(num_classes, **options)`` and returns an ``
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import importlib
 import inspect
 from collections.abc import Callable
@@ -22,20 +23,27 @@ from torch import nn
 from fastreid_ops.models.output import TrainOutput
 
 MODELS: dict[str, str] = {
+    # deep-person-reid: OSNet
     "osnet_x1_0": "fastreid_ops.models.osnet:osnet_x1_0",
     "osnet_x0_75": "fastreid_ops.models.osnet:osnet_x0_75",
     "osnet_x0_5": "fastreid_ops.models.osnet:osnet_x0_5",
     "osnet_x0_25": "fastreid_ops.models.osnet:osnet_x0_25",
+    # deep-person-reid: written here
+    # deep-person-reid: residual networks
     "resnet50": "fastreid_ops.models.resnet:resnet50",
+    # deep-person-reid: through timm
+    # strong baselines and NAIC
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
+    # visible-infrared
+    # cloth-changing
 }
 
-__all__ = ["MODELS", "TrainOutput", "build_model", "list_models", "model_options"]
+__all__ = ["MODELS", "TrainOutput", "create_model", "list_models", "model_options"]
 
 
-def list_models() -> list[str]:
-    """Names that `build_model` accepts, sorted."""
-    return sorted(MODELS)
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` accepts and that match a shell pattern such as ``"*osnet*"``, sorted."""
+    return sorted(fnmatch.filter(MODELS, pattern))
 
 
 def _near(name: object, known: list[str]) -> str:
@@ -47,7 +55,7 @@ def _factory(name: str) -> Callable[..., nn.Module]:
     if name not in MODELS:
         known = list_models()
         raise ValueError(
-            f"build_model: name: got {name!r}, expected one of {', '.join(known)}{_near(name, known)}"
+            f"create_model: name: got {name!r}, expected one of {', '.join(known)}{_near(name, known)}"
         )
     module, function = MODELS[name].split(":")
     return getattr(importlib.import_module(module), function)
@@ -63,7 +71,7 @@ def model_options(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters}
 
 
-def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Make one model from `MODELS` with random weights from torch's global generator.
 
     Args:
@@ -77,14 +85,14 @@ def build_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """
     factory = _factory(name)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-        raise TypeError(f"build_model: num_classes: got {type(num_classes).__name__}, expected int")
+        raise TypeError(f"create_model: num_classes: got {type(num_classes).__name__}, expected int")
     if num_classes < 1:
-        raise ValueError(f"build_model: num_classes: got {num_classes}, expected at least 1")
+        raise ValueError(f"create_model: num_classes: got {num_classes}, expected at least 1")
     known = list(model_options(name))
     for option in options:
         if option not in known:
             expected = ", ".join(known) if known else "no options"
             raise TypeError(
-                f"build_model: options: got {option!r} for {name}, expected {expected}{_near(option, known)}"
+                f"create_model: options: got {option!r} for {name}, expected {expected}{_near(option, known)}"
             )
     return factory(num_classes, **options)

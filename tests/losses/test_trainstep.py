@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from fastreid_ops.losses import BatchHardTripletLoss, LabelSmoothedCrossEntropy, mean_over_heads
-from fastreid_ops.models import build_model
+from fastreid_ops.models import create_model
 
 
 def test_golden(golden):
     want = golden.read("trainstep_osnet_x0_25")
     meta = want["meta"]
-    model = golden.fill(build_model("osnet_x0_25", meta["num_classes"]), meta["gain"]).train()
+    model = golden.fill(create_model("osnet_x0_25", meta["num_classes"]), meta["gain"]).train()
     labels = torch.tensor(meta["labels"])
     output = model(golden.images(meta["batch"], *meta["size"]))
     assert golden.relative(output.logits[0].detach(), want["logits"][0]) < 1e-3

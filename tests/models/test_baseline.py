@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import nn
 
-from fastreid_ops.models import build_model
+from fastreid_ops.models import create_model
 from fastreid_ops.models.backbones.resnet import BlockPlan, ResNet
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build_model("resnet50_bnneck", 100)
+    return create_model("resnet50_bnneck", 100)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +67,9 @@ def test_neck_feature_chooses_the_evaluation_feature(model, images):
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="neck_feature: got 'middle', expected 'after' or 'before'"):
-        build_model("resnet50_bnneck", 3, neck_feature="middle")
+        create_model("resnet50_bnneck", 3, neck_feature="middle")
     with pytest.raises(ValueError, match="last_stride: got 3, expected 1 or 2"):
-        build_model("resnet50", 3, last_stride=3)
+        create_model("resnet50", 3, last_stride=3)
 
 
 class _Halves(nn.Module):

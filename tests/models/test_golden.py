@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastreid_ops.models import build_model
+from fastreid_ops.models import create_model
 
 
 @pytest.fixture(scope="module", params=["osnet_x1_0", "osnet_x0_5", "osnet_x0_25", "resnet50"])
 def case(request, golden):
     want = golden.read(request.param)
-    model = build_model(request.param, 751)
+    model = create_model(request.param, 751)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     golden.fill(model, want["meta"]["gain"])
     return want, model.eval(), shapes, golden.images(2, *want["meta"]["size"])
@@ -56,7 +56,7 @@ def test_logits_and_gradients_with_frozen_statistics(case, golden):
 @pytest.mark.parametrize("name", ["osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "resnet50"])
 def test_counts(name, golden):
     want = golden.counts()[name]
-    model = build_model(name, 751).eval()
+    model = create_model(name, 751).eval()
     assert sum(p.numel() for p in model.parameters()) == want["P"]
     assert (
         sum(p.numel() for n, p in model.named_parameters() if not n.startswith("classifier"))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastreid_ops.layers.freeze import freeze_batch_norm
-from fastreid_ops.models import MODELS, TrainOutput, build_model, list_models, model_options
+from fastreid_ops.models import MODELS, TrainOutput, create_model, list_models, model_options
 
 CLASSES = 5
 
@@ -22,7 +22,7 @@ def name(request):
 
 def make(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return build_model(name, CLASSES)
+    return create_model(name, CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -152,20 +152,20 @@ def test_list_and_options():
 
 
 def test_unknown_name_says_the_nearest():
-    with pytest.raises(ValueError, match=r"build_model: name: got 'osnet_x1', .*did you mean 'osnet_x1_0'"):
-        build_model("osnet_x1", 5)
+    with pytest.raises(ValueError, match=r"create_model: name: got 'osnet_x1', .*did you mean 'osnet_x1_0'"):
+        create_model("osnet_x1", 5)
 
 
 def test_unknown_option_says_the_nearest():
     with pytest.raises(
         TypeError, match=r"got 'neck_features' for resnet50_bnneck.*did you mean 'neck_feature'"
     ):
-        build_model("resnet50_bnneck", 5, neck_features="after")
+        create_model("resnet50_bnneck", 5, neck_features="after")
 
 
 @pytest.mark.parametrize(
     ("value", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)]
 )
 def test_bad_num_classes(value, error):
-    with pytest.raises(error, match="build_model: num_classes: got"):
-        build_model("osnet_x0_25", value)
+    with pytest.raises(error, match="create_model: num_classes: got"):
+        create_model("osnet_x0_25", value)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastreid_ops.models import build_model
+from fastreid_ops.models import create_model
 from fastreid_ops.models.weights import load_weights
 
 
 def small(classes: int = 7, seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return build_model("osnet_x0_25", classes)
+    return create_model("osnet_x0_25", classes)
 
 
 def test_torchreid_checkpoint_of_other_identities(tmp_path):
@@ -41,10 +41,10 @@ def test_torchreid_checkpoint_of_other_identities(tmp_path):
 
 
 def test_torchvision_names_reach_the_backbone_of_the_baseline():
-    source = build_model("resnet50", 3).state_dict()
+    source = create_model("resnet50", 3).state_dict()
     source["fc.weight"] = source.pop("classifier.weight")
     source["fc.bias"] = source.pop("classifier.bias")
-    model = build_model("resnet50_bnneck", 3)
+    model = create_model("resnet50_bnneck", 3)
     report = load_weights(model, source)
     assert report.renamed == ("", "backbone.")
     assert set(report.unexpected) == {"backbone.fc.weight", "backbone.fc.bias"}
@@ -54,9 +54,9 @@ def test_torchvision_names_reach_the_backbone_of_the_baseline():
 
 def test_prefix_of_bag_of_tricks_is_taken_off():
     source = {
-        f"base.{k}": v for k, v in build_model("resnet50", 3).state_dict().items() if "classifier" not in k
+        f"base.{k}": v for k, v in create_model("resnet50", 3).state_dict().items() if "classifier" not in k
     }
-    report = load_weights(build_model("resnet50", 4), source)
+    report = load_weights(create_model("resnet50", 4), source)
     assert report.renamed == ("base.", "")
     assert set(report.missing) == {"classifier.weight", "classifier.bias"}
 
