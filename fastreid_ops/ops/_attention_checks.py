@@ -113,7 +113,7 @@ def full_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
     check.floating(op, argument, value)
     check.same_device(op, argument, value, "x", x)
     batch, channels, height, width = x.shape
-    fits = value.dim() == 4 and tuple(value.shape[:2]) == (batch, channels) and 0 not in value.shape
+    fits = value.dim() == 4 and tuple(value.shape[:2]) == (batch, channels) and 0 not in value.shape[2:]
     if not fits or height % value.shape[2] or width % value.shape[3]:
         want = f"({batch}, {channels}, h, w) with h a divisor of {height} and w a divisor of {width}"
         raise ValueError(check.message(op, argument, f"shape {tuple(value.shape)}", want))
