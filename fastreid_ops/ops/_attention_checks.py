@@ -74,7 +74,8 @@ def _logits(op: str, argument: str, value: object, x: Tensor, shapes: Sequence[t
     value = check.tensor(op, argument, value)
     check.floating(op, argument, value)
     check.same_device(op, argument, value, "x", x)
-    if tuple(value.shape) not in shapes:
+    # Lengths first: tuples of unequal length compare entries too, and an exported batch must not be compared with C.
+    if not any(value.dim() == len(shape) and tuple(value.shape) == shape for shape in shapes):
         raise ValueError(check.message(op, argument, f"shape {tuple(value.shape)}", words))
     return value
 
