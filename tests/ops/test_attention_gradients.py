@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""First derivatives of the attention ops: every sample of the contract, ties, graphs that are walked in unusual ways,
-and what a second derivative says."""
-
-import gc
-import weakref
+"""First derivatives of the attention ops: every sample of the contract, ties, bits, and what a second derivative
+says."""
 
 import pytest
 import torch
@@ -14,7 +11,6 @@ from spec_attention import ACTIVATIONS, KINDS, SPECS, Maker, _logits
 
 from fastreid_ops import _C
 from fastreid_ops.ops import _attention_reference as plain
-from fastreid_ops.ops import attention as module
 from fastreid_ops.ops.attention import (
     Gate,
     attention_gate,
@@ -29,18 +25,6 @@ by_name = pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 
 def normal(*shape, dtype=F64, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64).to(dtype)
-
-
-@pytest.fixture
-def reference(monkeypatch):
-    """reference(function, ...): what the call gives in plain torch."""
-
-    def call(function, *args, **kwargs):
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "_STATUS", module._STATUS._replace(native=False, cuda=False))
-            return function(*args, **kwargs)
-
-    return call
 
 
 def with_leaves(sample, dtype=None):
@@ -71,7 +55,7 @@ def gradients(spec, sample, dtype=None):
 @by_name
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16, torch.float16], ids=str)
-def test_every_sample_against_autograd_in_float64(spec, dtype, layout, reference):
+def test_every_sample_against_autograd_in_float64(spec, dtype, layout, in_plain_torch):
     """Within twice the error of the same formulas in plain torch, in the dtype of the sample."""
     for sample in spec.sample_inputs(dtype, "cpu", 10):
         if "infinite" in sample.name:
@@ -81,8 +65,8 @@ def test_every_sample_against_autograd_in_float64(spec, dtype, layout, reference
                 lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t
             )
         got = gradients(spec, sample)
-        want = reference(gradients, spec, sample, F64)
-        same = reference(gradients, spec, sample)
+        want = in_plain_torch(gradients, spec, sample, F64)
+        same = in_plain_torch(gradients, spec, sample)
         for i, (value, expected, rough) in enumerate(zip(got, want, same, strict=True)):
             assert (value is None) == (expected is None), f"{sample.name}: {i}"
             if value is None or not value.numel():
@@ -90,8 +74,8 @@ def test_every_sample_against_autograd_in_float64(spec, dtype, layout, reference
             assert value.isfinite().all(), f"{sample.name}: {i}"
             limit = 2 * (rough.double() - expected).abs().max()
             # Sums of some hundred terms of about 1 may cancel; in 16 bits the rounding of the result is all there is.
-            units = 2 if value.dtype.itemsize == 2 else 32
-            limit += units * torch.finfo(value.dtype).eps * max(1.0, expected.abs().max())
+            units = 2 if dtype.itemsize == 2 else 32
+            limit += units * torch.finfo(dtype).eps * max(1.0, expected.abs().max())
             assert (value.double() - expected).abs().max() <= limit, f"{sample.name}: {i}"
 
 
@@ -202,7 +186,7 @@ def test_ties_as_torch_breaks_them(dtype, layout):
 
 
 @pytest.mark.parametrize("ties", ["first", "equal"])
-def test_ties_in_the_whole(ties, reference):
+def test_ties_in_the_whole(ties, in_plain_torch):
     weights = [normal(2, 20, dtype=torch.float32, seed=1), None, normal(20, 2, dtype=torch.float32, seed=2)]
     kwargs = {"statistics": ("avg", "max"), "shared": True, "ties": ties}
 
@@ -218,7 +202,7 @@ def test_ties_in_the_whole(ties, reference):
         return x.grad
 
     for step in (grad, composed):
-        torch.testing.assert_close(step(), reference(step), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(step(), in_plain_torch(step), rtol=1e-5, atol=1e-6)
     other = "equal" if ties == "first" else "first"
     before, kwargs["ties"] = grad(), other
     assert not torch.allclose(before, grad())
@@ -246,194 +230,6 @@ def test_gradient_bits_for_any_thread_count_and_instruction_set(spec, restore_th
                             assert value is want is None or torch.equal(value, want), (
                                 f"{sample.name} {isa} {threads}"
                             )
-
-
-# Graphs
-
-
-class Network203(torch.nn.Module):
-    """Two layers with batch normalisation between them."""
-
-    def __init__(self, channels):
-        super().__init__()
-        self.first = torch.nn.Linear(2 * channels, 4, bias=False)
-        self.norm = torch.nn.BatchNorm1d(4)
-        self.second = torch.nn.Linear(4, channels, bias=False)
-
-    def forward(self, values):
-        statistics = torch.cat([values.channel_avg, values.channel_max], 1)
-        return Gate(channel=self.second(self.norm(self.first(statistics)).relu()))
-
-
-def module203(dtype=torch.float32):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return Network203(6).to(dtype)
-
-
-def test_parameters_of_a_module_and_its_batch_statistics(reference):
-    x, cotangent = normal(5, 6, 4, 3).requires_grad_(), normal(5, 6, 4, 3, seed=1)
-    found = []
-    for call in (lambda function: function(), reference):
-        network = module203(F64)
-        x.grad = None
-        call(lambda n=network: spatial_channel_attention(x, n).backward(cotangent))
-        assert network.norm.num_batches_tracked == 1
-        found.append([x.grad, *(p.grad for p in network.parameters()), *network.norm.buffers()])
-    for value, want in zip(*found, strict=True):
-        torch.testing.assert_close(value, want, rtol=1e-12, atol=1e-12)
-    assert all((p.grad != 0).any() for p in network.parameters())
-
-
-def test_a_network_that_leaves_its_statistics_alone(reference):
-    x, row = normal(2, 6, 4, 3).requires_grad_(), normal(2, 6, seed=1).requires_grad_()
-
-    def run():
-        y = spatial_channel_attention(x, lambda _: Gate(channel=row), spatial=("max",))
-        return torch.autograd.grad(y.square().sum(), (x, row))
-
-    torch.testing.assert_close(run(), reference(run))
-
-    def constant():
-        y = spatial_channel_attention(x, lambda _: Gate(channel=row.detach()))
-        return torch.autograd.grad(y.square().sum(), x)
-
-    torch.testing.assert_close(constant(), reference(constant))
-
-
-def test_backward_twice_through_one_graph():
-    x, network = normal(2, 6, 4, 3).requires_grad_(), module203(F64)
-    y = spatial_channel_attention(x, network, residual=x, relu=True)
-    first = torch.autograd.grad(y.sum(), (x, *network.parameters()), retain_graph=True)
-    second = torch.autograd.grad(y.sum(), (x, *network.parameters()), retain_graph=True)
-    assert all(map(torch.equal, first, second))
-    doubled = torch.autograd.grad(2 * y.sum(), x)[0]
-    torch.testing.assert_close(doubled, 2 * first[0])
-
-
-def test_calls_that_overlap(reference):
-    x, z = normal(2, 6, 4, 3).requires_grad_(), normal(2, 6, 4, 3, seed=1).requires_grad_()
-
-    def nested(values):
-        """A network that calls the op on another map."""
-        inner = spatial_channel_attention(z, lambda v: Gate(spatial=v.spatial_max), spatial=("max",))
-        return Gate(channel=values.channel_avg + inner.mean((2, 3)))
-
-    def run():
-        first = spatial_channel_attention(x, nested)
-        second = spatial_channel_attention(z, lambda v: Gate(channel=v.channel_max))
-        third = spatial_channel_attention(first, lambda v: Gate(channel=v.channel_avg), residual=x)
-        return torch.autograd.grad((second * 3 + third).square().sum() + first.sum(), (z, x))
-
-    torch.testing.assert_close(run(), reference(run))
-
-
-def test_parts_of_a_graph(reference):
-    """The residual alone, the parameters alone, then a loss on the statistics alone, then everything."""
-    x, residual = normal(2, 6, 4, 3).requires_grad_(), normal(2, 6, 4, 3, seed=1).requires_grad_()
-    row = normal(2, 6, seed=2).requires_grad_()
-
-    def run():
-        kept = []
-
-        def network(values):
-            kept.append(values)
-            return Gate(channel=values.channel_avg + values.channel_max * row)
-
-        y = (
-            spatial_channel_attention(x, network, spatial=("max",), residual=residual, relu=True)
-            .square()
-            .sum()
-        )
-        own = kept[0].channel_max.square().sum() + kept[0].spatial_max.sum()
-        parts = [(y, (residual,)), (y, (row,)), (own, (x,)), (y + own, (x, row, residual)), (own, (x,))]
-        return [torch.autograd.grad(loss, wanted, retain_graph=True) for loss, wanted in parts]
-
-    torch.testing.assert_close(run(), reference(run))
-
-
-def test_only_the_network_wants_gradients(reference):
-    x = normal(3, 6, 4, 3)
-
-    def run():
-        network = module203(F64)
-        spatial_channel_attention(x, network).square().sum().backward()
-        return [p.grad for p in network.parameters()]
-
-    torch.testing.assert_close(run(), reference(run))
-    weight = normal(6, 6, seed=1).requires_grad_()
-
-    def channel():
-        return torch.autograd.grad(channel_attention(x, weight).square().sum(), weight)
-
-    torch.testing.assert_close(channel(), reference(channel))
-
-
-def test_one_of_several_maps_wants_a_gradient(reference):
-    maps = [normal(2, 6, 4, 3, seed=i) for i in range(3)]
-    maps[1].requires_grad_()
-    weight = normal(6, 6, seed=4).requires_grad_()
-
-    def run():
-        own = channel_attention(maps, weight, residual=maps[0]).square().sum()
-        network = lambda v: Gate(channel=v.channel_avg @ weight)  # noqa: E731
-        whole = spatial_channel_attention(maps, network, channel=("avg",)).square().sum()
-        return torch.autograd.grad(own + whole, (maps[1], weight))
-
-    torch.testing.assert_close(run(), reference(run))
-
-
-def test_checkpointing():
-    x, network = normal(4, 6, 4, 3).requires_grad_(), module203(F64).eval()
-    want = torch.autograd.grad(spatial_channel_attention(x, network).square().sum(), x)[0]
-    for reentrant in (False, True):
-        y = torch.utils.checkpoint.checkpoint(
-            lambda x: spatial_channel_attention(x, network), x, use_reentrant=reentrant
-        )
-        assert torch.equal(
-            torch.autograd.grad(y.square().sum(), x)[0] if not reentrant else _grad(y, x), want
-        )
-
-
-def _grad(y, x):
-    x.grad = None  # the reentrant form knows no torch.autograd.grad
-    y.square().sum().backward()
-    return x.grad
-
-
-def test_a_map_changed_in_place_before_backward_is_noticed():
-    x = normal(2, 6, 4, 3).requires_grad_()
-    inner = x * 1
-    y = spatial_channel_attention(inner, lambda v: Gate(channel=v.channel_max))
-    inner.add_(1)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        y.sum().backward()
-
-
-@pytest.mark.parametrize("backward", [False, True])
-def test_nothing_is_kept_alive(backward):
-    weights = [torch.randn(2, 6), None, torch.randn(6, 2)]
-    calls = {
-        "pool": lambda x: attention_pool(x, spatial=("avg", "max")).spatial_max,
-        "gate": lambda x: attention_gate(x, channel=x.mean((2, 3))),
-        "channel": lambda x: channel_attention(x, *weights),
-        "whole": lambda x: spatial_channel_attention(x, lambda v: Gate(channel=v.channel_max)),
-        "streams": lambda x: spatial_channel_attention([x, x], lambda v: Gate(channel=v.channel_max)),
-    }
-    gc.collect()
-    gc.disable()
-    try:
-        for name, call in calls.items():
-            x = torch.randn(2, 6, 4, 3).requires_grad_()
-            inner = x * 1
-            seen = [weakref.ref(x), weakref.ref(inner)]
-            y = call(inner)
-            if backward:
-                y.sum().backward()
-            del x, inner, y
-            assert [ref() for ref in seen] == [None, None], name
-    finally:
-        gc.enable()
 
 
 # Second derivatives
