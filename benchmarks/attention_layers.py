@@ -91,15 +91,18 @@ class Case(NamedTuple):
 
     def forward(self, run: Callable[..., Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            return [run(*self.maps)]
+            return self._done([run(*self.maps)])
 
     def step(self, run: Callable[..., Tensor]) -> list[Tensor]:
         """The result and the gradients of maps and parameters."""
         result = run(*self.maps)
-        return [
-            result.detach(),
-            *torch.autograd.grad(result, (*self.maps, *self.layer.parameters()), self.grad),
-        ]
+        grads = torch.autograd.grad(result, (*self.maps, *self.layer.parameters()), self.grad)
+        return self._done([result.detach(), *grads])
+
+    def _done(self, found: list[Tensor]) -> list[Tensor]:
+        if self.grad.is_cuda:
+            torch.cuda.synchronize()
+        return found
 
     def floor_bytes(self, *, backward: bool) -> int:
         """Maps read and the result written once, parameters read once; backwards the maps and what comes from above
@@ -113,15 +116,14 @@ class Case(NamedTuple):
         return count * self.grad.element_size()
 
 
-def case(name: str, shape: Sequence[int], seed: int = 0) -> Case:
+def case(name: str, shape: Sequence[int], device: str = "cpu") -> Case:
     """float32. In training where the layer has batch statistics and the batch is no single image."""
-    generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        layer = LAYERS[name](shape[1])
+        torch.manual_seed(0)
+        layer = LAYERS[name](shape[1]).to(device)
+        tensors = [torch.randn(*shape, device=device) for _ in range(layer.streams + 1)]
     layer.train(shape[0] > 1)
-    maps = [torch.randn(*shape, generator=generator).requires_grad_() for _ in range(layer.streams)]
-    return Case(layer, maps, torch.randn(*shape, generator=generator))
+    return Case(layer, [x.requires_grad_() for x in tensors[1:]], tensors[0])
 
 
 def ours(name: str, layer: nn.Module) -> Callable[..., Tensor]:

@@ -45,8 +45,9 @@ def render(summary: dict) -> str:
     for group, claims in groups.items():
         lines += ["", f"## {group[0].upper()}{group[1:]}", "", *_table(claims)]
     layers = [claim for claim in summary["claims"] if "layer" in claim]
-    if layers:
-        lines += ["", "## Attention layers", "", *_layers(layers)]
+    for device in dict.fromkeys(claim["device"] for claim in layers):
+        own = [claim for claim in layers if claim["device"] == device]
+        lines += ["", f"## Attention layers on {'a GPU' if device == 'cuda' else 'a CPU'}", "", *_layers(own)]
     if summary["growth"]:
         lines += ["", "## Growth", "", "![growth](performance-growth.svg)", "", *_growth(summary["growth"])]
     lines += ["", "## Targets not reached", "", *_missed(summary)]
@@ -119,8 +120,8 @@ def _layers(claims: list[dict]) -> list[str]:
 
 
 def _case(claim: dict) -> str:
-    """What a claim is about: its group, and map and pass where it has them."""
-    parts = (claim["group"], claim.get("shape"), claim.get("direction"))
+    """What a claim is about: its group, and map, pass and device where it has them."""
+    parts = (claim["group"], claim.get("shape"), claim.get("direction"), claim.get("device"))
     return ", ".join(part for part in parts if part)
 
 
