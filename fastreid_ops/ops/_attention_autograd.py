@@ -96,7 +96,7 @@ def _pool_backward(ctx, channel_mean, channel_max, _cp, spatial_mean, spatial_ma
     x, row_max, channel_place, column_max, spatial_place = ctx.saved_tensors
     grads = [None if g is None or not g.numel() else g for g in (channel_mean, channel_max, spatial_mean, spatial_max)]
     if not any(g is not None for g in grads):
-        return None, None, None, None
+        return (None if x.numel() else torch.empty_like(x)), None, None, None
     grad_x = _ops.attention_input(
         x, None, None, None, None, None, None, 0, *grads,
         channel_place, spatial_place, row_max, column_max, ctx.count_ties,
@@ -188,7 +188,7 @@ def _channel_context(ctx, inputs, output) -> None:
 
 def _channel_backward(ctx, grad: Tensor | None, *_: object):
     if grad is None:
-        return (None,) * 11
+        return [None] * ctx.maps, *(None,) * 10
     xs, rest = ctx.saved_tensors[: ctx.maps], ctx.saved_tensors[ctx.maps :]
     weight1, bias1, weight2, bias2, result, statistics, place, hidden, logits = rest
     grad = dense(grad, xs[0])

@@ -74,7 +74,8 @@ def _logits(op: str, argument: str, value: object, x: Tensor, shapes: Sequence[t
     value = check.tensor(op, argument, value)
     check.floating(op, argument, value)
     check.same_device(op, argument, value, "x", x)
-    if tuple(value.shape) not in shapes:
+    # Lengths first: tuples of unequal length compare entries too, and an exported batch must not be compared with C.
+    if not any(value.dim() == len(shape) and tuple(value.shape) == shape for shape in shapes):
         raise ValueError(check.message(op, argument, f"shape {tuple(value.shape)}", words))
     return value
 
@@ -113,7 +114,7 @@ def full_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
     check.floating(op, argument, value)
     check.same_device(op, argument, value, "x", x)
     batch, channels, height, width = x.shape
-    fits = value.dim() == 4 and tuple(value.shape[:2]) == (batch, channels) and 0 not in value.shape
+    fits = value.dim() == 4 and tuple(value.shape[:2]) == (batch, channels) and 0 not in value.shape[2:]
     if not fits or height % value.shape[2] or width % value.shape[3]:
         want = f"({batch}, {channels}, h, w) with h a divisor of {height} and w a divisor of {width}"
         raise ValueError(check.message(op, argument, f"shape {tuple(value.shape)}", want))
