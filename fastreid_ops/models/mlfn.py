@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ class MLFNBlock(nn.Module):
         self.fm_bn3 = nn.BatchNorm2d(out_channels)
         layers: list[nn.Module] = [nn.AdaptiveAvgPool2d(1)]
         widths = (in_channels, *selection, GROUPS)
-        for first, second in zip(widths, widths[1:], strict=False):
+        for first, second in pairwise(widths):
             layers += [nn.Conv2d(first, second, 1), nn.BatchNorm2d(second), nn.ReLU(inplace=True)]
         self.fsm = nn.Sequential(*layers[:-1], nn.Sigmoid())
         changes = in_channels != out_channels or stride > 1

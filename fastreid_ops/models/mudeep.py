@@ -103,9 +103,9 @@ class Fusion(nn.Module):
 class MuDeep(FeatureClassifier):
     """MuDeep for images of 256 x 128, the size its fully connected layer is made for.
 
-    Evaluation: (B, 3, 256, 128) -> (B, 4096), not normalised and non-negative. Training: one head of logits and the same
-    feature. The original runs the classifier in evaluation too, without a use; this one does not. All layers start from
-    torch's own initial values.
+    Evaluation: (B, 3, 256, 128) -> (B, 4096), not normalised and non-negative. Training: one head of logits and the
+    same feature. The original runs the classifier in evaluation too, without a use; this one does not. All layers start
+    from torch's own initial values.
 
     Raises:
         ValueError: images of another size.

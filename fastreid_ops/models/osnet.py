@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastreid_ops.layers.conv import ConvNorm
 from fastreid_ops.layers.ibn import instance_norm
+from fastreid_ops.layers.osnet_gate import ChannelGate
 from fastreid_ops.models.initialise import initialise
 from fastreid_ops.models.output import TrainOutput
 
@@ -29,20 +30,6 @@ class LightConv3x3(nn.Module):
         return self.relu(self.bn(self.conv2(self.conv1(x))))
 
 
-class ChannelGate(nn.Module):
-    """x * sigmoid(W2 relu(W1 mean(x))), one weight per channel. (B, C, H, W) -> the same."""
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        self.global_avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
-        self.relu = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.fc2(self.relu(self.fc1(self.global_avgpool(x)))))
-
-
 def _stream(channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(LightConv3x3(channels, channels) for _ in range(depth)))
 
@@ -50,8 +37,8 @@ def _stream(channels: int, depth: int) -> nn.Sequential:
 class OSBlock(nn.Module):
     """Four streams with receptive fields of 3, 5, 7 and 9 pixels, fused by one gate that they share.
 
-    (B, in_channels, H, W) -> (B, out_channels, H, W). With ``ibn`` the sum with the shortcut is instance-normalised before
-    its ReLU.
+    (B, in_channels, H, W) -> (B, out_channels, H, W). With ``ibn`` the sum with the shortcut is instance-normalised
+    before its ReLU.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, ibn: bool = False) -> None:
@@ -72,9 +59,7 @@ class OSBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.conv1(x)
-        fused = self.gate(self.conv2a(x))
-        for stream in (self.conv2b, self.conv2c, self.conv2d):
-            fused = fused + self.gate(stream(x))
+        fused = self.gate([stream(x) for stream in (self.conv2a, self.conv2b, self.conv2c, self.conv2d)])
         total = self.conv3(fused) + shortcut
         return torch.relu(total if self.IN is None else self.IN(total))
 

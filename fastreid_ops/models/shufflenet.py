@@ -54,8 +54,8 @@ class ShuffleUnit(nn.Module):
 class ShuffleNet(FeatureClassifier):
     """ShuffleNet, global average pooling, a linear classifier.
 
-    Evaluation: (B, 3, H, W) -> (B, 960 with 3 groups), not normalised and non-negative. Training: one head of logits and
-    the same feature. All layers start from torch's own initial values, as in the original.
+    Evaluation: (B, 3, H, W) -> (B, 960 with 3 groups), not normalised and non-negative. Training: one head of logits
+    and the same feature. All layers start from torch's own initial values, as in the original.
 
     Args:
         num_classes: number of training identities.

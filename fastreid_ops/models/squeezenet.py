@@ -108,8 +108,8 @@ class SqueezeNetV0(nn.Module):
     the shortcuts of the paper's simple bypass around fire3, 5, 7 and 9.
 
     It has no feature beside its logits: both are the mean over the positions of a ReLU of the last convolution.
-    Evaluation: (B, 3, H, W) -> (B, num_classes), so ``feature_dim`` is ``num_classes``. Training: the same as logits and
-    feature. A network trained with it ranks by non-negative class scores.
+    Evaluation: (B, 3, H, W) -> (B, num_classes), so ``feature_dim`` is ``num_classes``. Training: the same as logits
+    and feature. A network trained with it ranks by non-negative class scores.
 
     Args:
         num_classes: number of training identities, and width of the feature.
