@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastreid_ops.layers._network import hidden_width, matrix, wide
+from fastreid_ops.layers._network import matrix, wide
 from fastreid_ops.ops import _checks as check
 
 
@@ -30,7 +30,8 @@ class PartWeight(nn.Sequential):
 
     def __init__(self, channels: int = 2048, features: int = 256) -> None:
         check.positive_int("PartWeight", "channels", channels)
-        if hidden_width("PartWeight", features, 1) < 16:
+        check.positive_int("PartWeight", "features", features)
+        if features < 16:
             raise ValueError(check.message("PartWeight", "features", features, "at least 16"))
         super().__init__(
             nn.AdaptiveAvgPool2d(1),
