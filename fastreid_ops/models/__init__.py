@@ -34,6 +34,7 @@ MODELS: dict[str, str] = {
     "osnet_ain_x0_5": "fastreid_ops.models.osnet_ain:osnet_ain_x0_5",
     "osnet_ain_x0_25": "fastreid_ops.models.osnet_ain:osnet_ain_x0_25",
     # deep-person-reid: written here
+    "hacnn": "fastreid_ops.models.hacnn:hacnn",
     "mudeep": "fastreid_ops.models.mudeep:mudeep",
     "mlfn": "fastreid_ops.models.mlfn:mlfn",
     "pcb_p6": "fastreid_ops.models.pcb:pcb_p6",
