@@ -102,7 +102,9 @@ def multiply_adds(model, size):
 
     def count(module, inputs, output):
         nonlocal total
-        if isinstance(module, (ChannelGate, SEModule)):  # read their layers' weights without calling them, once a map
+        if isinstance(
+            module, (ChannelGate, SEModule)
+        ):  # read their layers' weights without calling them, once a map
             maps = len(inputs[0]) if isinstance(inputs[0], (list, tuple)) else 1
             total += maps * (module.fc1.weight.numel() + module.fc2.weight.numel())
         elif isinstance(module, HarmAttn):  # a convolution at every position, which ours does once a channel

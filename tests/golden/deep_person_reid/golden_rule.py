@@ -17,7 +17,9 @@ FOLDER = Path(__file__).parent
 def noise(name: str, count: int) -> np.ndarray:
     """``count`` float64 values in [-1, 1): murmur's 32-bit finaliser over an arithmetic sequence from crc32(name)."""
     result = np.empty(count)
-    for start in range(0, count, 1 << 18):  # in pieces that stay in the cache: one layer has 134 million weights
+    for start in range(
+        0, count, 1 << 18
+    ):  # in pieces that stay in the cache: one layer has 134 million weights
         state = np.arange(start, min(start + (1 << 18), count), dtype=np.uint32)
         state = state * np.uint32(0x9E3779B9) + np.uint32(zlib.crc32(name.encode()))
         for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
@@ -31,7 +33,9 @@ def value(name: str, shape: tuple[int, ...], gain: float) -> torch.Tensor:
     count = math.prod(shape)
     u = noise(name, count)
     kind = name.rsplit(".", 1)[-1]
-    single = ".spatial_attn." in name  # HACNN's one-channel layers: alive behind their ReLU only with these signs
+    single = (
+        ".spatial_attn." in name
+    )  # HACNN's one-channel layers: alive behind their ReLU only with these signs
     if (single and kind == "bias") or kind not in ("running_mean", "running_var", "bias", "weight"):
         u = 0.5 + 0.5 * u
     elif kind in ("running_mean", "bias"):
