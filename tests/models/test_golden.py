@@ -96,6 +96,30 @@ def test_logits_and_gradients_with_frozen_statistics(case, golden):
             assert abs(parameter.grad.norm(dtype=torch.float64).item() - norms[name]) < 2e-3 * total, name
 
 
+# Networks of the same rule of which only figures are recorded: gain, size, options; L2 norm and largest entry of the features,
+# largest entry of the logits.
+FIGURES = {
+    "hacnn": (2.0, (160, 64), {"learn_region": False}, (13.932369, 2.418787, 2.537122)),
+    "osnet_x0_75": (1.2, (256, 128), {}, (14.044176, 2.063775, 1.742140)),
+    "pcb_p4": (1.0, (256, 128), {}, (2.828428, 0.089492, 4.178326)),
+    "resnet50_ibn_b": (1.0, (256, 128), {}, (55.803411, 3.397747, 2.854110)),
+}
+
+
+@pytest.mark.parametrize("name", list(FIGURES))
+def test_figures(name, golden):
+    gain, size, options, (norm, largest, logit) = FIGURES[name]
+    model = golden.fill(create_model(name, 751, **options), gain).eval()
+    images = golden.images(2, *size)
+    with torch.no_grad():
+        feature = model(images)
+        model.training = True
+        logits = torch.stack(model(images).logits)
+    assert feature.norm().item() == pytest.approx(norm, rel=1e-5)
+    assert feature.abs().max().item() == pytest.approx(largest, rel=1e-4)
+    assert logits.abs().max().item() == pytest.approx(logit, rel=1e-4)
+
+
 def multiply_adds(model, size):
     """Those of the convolutions and linear layers for one image, as the original executes them."""
     total = 0
