@@ -71,6 +71,14 @@ MODELS: dict[str, str] = {
     "se_resnext101_32x4d": "fastreid_ops.models.senet:se_resnext101_32x4d",
     "senet154": "fastreid_ops.models.senet:senet154",
     # deep-person-reid: through timm
+    "densenet121": "fastreid_ops.models.backbones.timm:densenet121",
+    "densenet121_fc512": "fastreid_ops.models.backbones.timm:densenet121_fc512",
+    "densenet161": "fastreid_ops.models.backbones.timm:densenet161",
+    "densenet169": "fastreid_ops.models.backbones.timm:densenet169",
+    "densenet201": "fastreid_ops.models.backbones.timm:densenet201",
+    "inceptionv4": "fastreid_ops.models.backbones.timm:inceptionv4",
+    "inceptionresnetv2": "fastreid_ops.models.backbones.timm:inceptionresnetv2",
+    "xception": "fastreid_ops.models.backbones.timm:xception",
     # strong baselines and NAIC
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
     # visible-infrared

@@ -83,20 +83,20 @@ def cut_region(x: Tensor, place: Tensor, size: tuple[int, int], align_corners: b
 class HACNN(nn.Module):
     """Harmonious attention network for images of 160 x 64.
 
-    Three stages of inception blocks, each followed by soft attention on its output and by a guess where four regions are.
-    A local branch sees the regions, cut out of the stages' inputs by a spatial transformer.
+    Three stages of inception blocks, each followed by soft attention on its output and by a guess where four regions
+    are. A local branch sees the regions, cut out of the stages' inputs by a spatial transformer.
 
     Evaluation: (B, 3, 160, 64) -> (B, 2 * branch_dim), the feature of the global and that of the local branch, each
     divided by its L2 norm (norm sqrt(2); a branch of zeros stays zero where the original gives NaN). Without regions
-    (B, branch_dim), not normalised. Training: a head and a feature for each branch, global first, features not normalised.
-    All layers but the places of the regions start from torch's own initial values.
+    (B, branch_dim), not normalised. Training: a head and a feature for each branch, global first, features not
+    normalised. All layers but the places of the regions start from torch's own initial values.
 
     Args:
         num_classes: number of training identities.
         learn_region: the local branch. Without it the places of the regions have weights but no use.
         align_corners: of the spatial transformer. False is what deep-person-reid does on torch 1.3 and later; True is
-            what it did before, and what its published weights were trained with. The two differ in the local half of the
-            feature only. (The up-sampling in the attention and the resize of the regions always align corners.)
+            what it did before, and what its published weights were trained with. The two differ in the local half of
+            the feature only. (The up-sampling in the attention and the resize of the regions always align corners.)
         channels: of the three stages; multiples of 16.
         branch_dim: width of the feature of a branch.
 
@@ -135,7 +135,9 @@ class HACNN(nn.Module):
     def _branches(self, images: Tensor) -> list[Tensor]:
         """Features (B, branch_dim) of the global and, where there is one, of the local branch."""
         if tuple(images.shape[2:]) != SIZE:
-            raise ValueError(f"HACNN: images: got height and width {tuple(images.shape[2:])}, expected {SIZE}")
+            raise ValueError(
+                f"HACNN: images: got height and width {tuple(images.shape[2:])}, expected {SIZE}"
+            )
         x = self.conv(images)
         local: list[Tensor | None] = [None] * REGIONS
         for stage, size in enumerate(REGION_SIZES, start=1):
@@ -172,7 +174,7 @@ def hacnn(
     channels: tuple[int, int, int] = (128, 256, 384),
     branch_dim: int = 512,
 ) -> HACNN:
-    """HACNN, feature of 1024 (512 without regions), images of 160 x 64; ``align_corners`` True for published weights."""
+    """HACNN, feature of 1024 (512 without regions), images of 160 x 64; published weights want ``align_corners``."""
     return HACNN(
         num_classes,
         learn_region=learn_region,

@@ -43,6 +43,10 @@ GOLDENS = {
     "shufflenet_v2_x1_0": {},
     "squeezenet1_0": {},
     "nasnsetmobile": {},
+    "densenet121": {},
+    "inceptionv4": {},
+    "inceptionresnetv2": {},
+    "xception": {},
 }
 
 
@@ -55,7 +59,8 @@ def load(name, golden):
 
 
 @pytest.fixture(scope="module", params=list(GOLDENS))
-def case(request, golden):
+def case(request, golden, need_timm):
+    need_timm(golden.read(request.param)["meta"]["model"])
     return load(request.param, golden)
 
 
@@ -96,8 +101,8 @@ def test_logits_and_gradients_with_frozen_statistics(case, golden):
             assert abs(parameter.grad.norm(dtype=torch.float64).item() - norms[name]) < 2e-3 * total, name
 
 
-# Networks of the same rule of which only figures are recorded: gain, size, options; L2 norm and largest entry of the features,
-# largest entry of the logits.
+# Networks of the same rule of which only figures are recorded: gain, size, options; L2 norm and largest entry of the
+# features, largest entry of the logits.
 FIGURES = {
     "hacnn": (2.0, (160, 64), {"learn_region": False}, (13.932369, 2.418787, 2.537122)),
     "osnet_x0_75": (1.2, (256, 128), {}, (14.044176, 2.063775, 1.742140)),
@@ -152,7 +157,8 @@ NOT_COMPUTED = {"nasnsetmobile": 3_973_882}
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name in COUNTS])
-def test_counts(name):
+def test_counts(name, need_timm):
+    need_timm(name)
     want = COUNTS[name]
     with torch.device("meta"):  # shapes only: nothing is computed or stored
         model = create_model(name, 751).eval()

@@ -16,8 +16,13 @@ from fastreid_ops.models import MODELS, TrainOutput, create_model, list_models, 
 CLASSES = 5
 
 
-# Models whose images have one size.
-INPUT_SIZE = {"hacnn": (160, 64), "mudeep": (256, 128)}
+# Models whose images have one size, or a smallest one above 64 x 32.
+INPUT_SIZE = {
+    "hacnn": (160, 64),
+    "mudeep": (256, 128),
+    "inceptionv4": (96, 80),
+    "inceptionresnetv2": (96, 80),
+}
 
 # Models of which nothing is left behind the last ReLU with initial weights and statistics.
 FADES = {"squeezenet_v0"}
@@ -27,6 +32,12 @@ WITHOUT_NORMS = {"squeezenet1_0", "squeezenet1_1"}
 # Models that only run the tests of shapes, evaluation, saving and loading: large ones, and further sizes of a network
 # that runs everything in its smallest.
 HEAVY = {
+    "densenet121_fc512",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "inceptionresnetv2",
+    "inceptionv4",
     "mlfn",
     "mobilenetv2_x1_4",
     "mudeep",
@@ -58,7 +69,8 @@ HEAVY = {
 
 
 @pytest.fixture(scope="module", params=sorted(set(MODELS) - HEAVY))
-def name(request):
+def name(request, need_timm):
+    need_timm(request.param)
     return request.param
 
 
@@ -104,8 +116,9 @@ def assert_near(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
-def settled(request):
+def settled(request, need_timm):
     """Name, model in evaluation mode, images, the output of a training forward."""
+    need_timm(request.param)
     model, images = make(request.param), random_images(request.param)
     output = settle(model, images)
     return request.param, model.eval(), images, output
