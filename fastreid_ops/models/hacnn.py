@@ -66,16 +66,24 @@ class InceptionB(nn.Module):
         return torch.cat([self.stream1(x), self.stream2(x), self.stream3(x)], 1)
 
 
+def _positions(count: int, align_corners: bool, like: Tensor) -> Tensor:
+    """Places of ``count`` pixels on an axis from -1 to 1: their centres, or the first and the last at the ends."""
+    steps = torch.arange(count, dtype=like.dtype, device=like.device)
+    return 2 * steps / (count - 1) - 1 if align_corners else (2 * steps + 1) / count - 1
+
+
 def cut_region(x: Tensor, place: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Spatial transformer of one region: (B, C, H, W) -> (B, C, *size).
+    """Spatial transformer of one region: (B, C, H, W), H and W at least 2 -> (B, C, *size), float32 at least.
 
     Bilinear sampling with zeros outside the map, on a grid of the map's own size that is scaled by `SCALE` and moved by
     ``place`` (B, 2), (x, y) in [-1, 1]; then a bilinear resize with aligned corners.
     """
-    matrix = torch.diag_embed(torch.tensor(SCALE, dtype=place.dtype, device=place.device))
-    theta = torch.cat([matrix.expand(place.shape[0], 2, 2), place.unsqueeze(2)], 2)
-    # In the place's dtype (float32 under autocast too): bfloat16 cannot tell neighbouring positions apart.
-    grid = F.affine_grid(theta, list(x.shape), align_corners=align_corners)
+    # float32 under autocast too, so not by affine_grid, which is a product of matrices: bfloat16 cannot tell
+    # neighbouring positions apart.
+    place = place.to(torch.promote_types(place.dtype, torch.float32))
+    columns = SCALE[0] * _positions(x.shape[3], align_corners, place) + place[:, :1]
+    rows = SCALE[1] * _positions(x.shape[2], align_corners, place) + place[:, 1:]
+    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), 3)
     sampled = F.grid_sample(x.to(grid.dtype), grid, align_corners=align_corners)
     return F.interpolate(sampled, size, mode="bilinear", align_corners=True)
 

@@ -57,6 +57,20 @@ def test_hacnn_regions(golden, region, align_corners):
     assert golden.relative(got, want[f"stn_{region}_ac{int(not align_corners)}"]) > 1e-2
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_hacnn_regions_are_cut_in_float32(align_corners):
+    """Against torch's own grid, and with the same result from bfloat16 under autocast."""
+    x, place = random(2, 3, 12, 5).bfloat16(), torch.tanh(random(2, 2, seed=1)).bfloat16()
+    theta = torch.zeros(2, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = 1.0, 0.25, place.float()
+    grid = F.affine_grid(theta, [2, 3, 12, 5], align_corners=align_corners)
+    want = F.grid_sample(x.float(), grid, align_corners=align_corners)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = cut_region(x, place, (12, 5), align_corners)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_hacnn_align_corners_moves_the_local_half_only(golden):
     images = golden.images(2, 160, 64)
     features = []
