@@ -46,7 +46,9 @@ def like(op: str, argument: str, value: object, x: Tensor, other: str = "x") -> 
     check.same_device(op, argument, value, other, x)
     if value.shape != x.shape:
         raise ValueError(
-            check.message(op, argument, f"shape {tuple(value.shape)}", f"{tuple(x.shape)}, the shape of {other}")
+            check.message(
+                op, argument, f"shape {tuple(value.shape)}", f"{tuple(x.shape)}, the shape of {other}"
+            )
         )
     return value
 
@@ -70,7 +72,9 @@ def activation(op: str, name: object) -> int:
     return ACTIVATIONS.index(name)
 
 
-def _logits(op: str, argument: str, value: object, x: Tensor, shapes: Sequence[tuple[int, ...]], words: str) -> Tensor:
+def _logits(
+    op: str, argument: str, value: object, x: Tensor, shapes: Sequence[tuple[int, ...]], words: str
+) -> Tensor:
     value = check.tensor(op, argument, value)
     check.floating(op, argument, value)
     check.same_device(op, argument, value, "x", x)
@@ -105,7 +109,9 @@ def shift_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
     words = f"{shapes[0]}, {shapes[1]} or {shapes[2]}"
     value = _logits(op, argument, value, x, shapes, words)
     value = value.to(compute_dtype(x))
-    return (value.expand(batch, channels) if value.dim() == 1 else value.reshape(batch, channels)).contiguous()
+    return (
+        value.expand(batch, channels) if value.dim() == 1 else value.reshape(batch, channels)
+    ).contiguous()
 
 
 def full_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
@@ -121,16 +127,22 @@ def full_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
     return value.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def each(op: str, argument: str, value: object, maps: Sequence[Tensor], single: bool, convert) -> list[Tensor]:
+def each(
+    op: str, argument: str, value: object, maps: Sequence[Tensor], single: bool, convert
+) -> list[Tensor]:
     """The logits of every branch: one tensor for one map, a sequence for several."""
     if value is None:
         return []
     if single:
         return [convert(op, argument, value, maps[0])]
     if not isinstance(value, (list, tuple)):
-        raise TypeError(check.message(op, argument, type(value).__name__, "a sequence, one entry for each map"))
+        raise TypeError(
+            check.message(op, argument, type(value).__name__, "a sequence, one entry for each map")
+        )
     if len(value) != len(maps):
-        raise ValueError(check.message(op, argument, f"{len(value)} entries", f"{len(maps)}, one for each map"))
+        raise ValueError(
+            check.message(op, argument, f"{len(value)} entries", f"{len(maps)}, one for each map")
+        )
     return [convert(op, argument, one, x) for one, x in zip(value, maps, strict=True)]
 
 

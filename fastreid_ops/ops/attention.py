@@ -90,7 +90,12 @@ def attention_pool(
 
 
 def _pool(
-    op: str, x: Tensor, channel: tuple[str, ...], spatial: tuple[str, ...], ties: str, link: object | None = None
+    op: str,
+    x: Tensor,
+    channel: tuple[str, ...],
+    spatial: tuple[str, ...],
+    ties: str,
+    link: object | None = None,
 ) -> Statistics:
     """`attention_pool`, its arguments checked but for ``ties``; ``link`` as in `spatial_channel_attention`."""
     if not channel and not spatial:
