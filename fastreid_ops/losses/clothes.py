@@ -30,7 +30,7 @@ class ClothesCrossEntropy(LabelSmoothedCrossEntropy):
 class ClothesAdversarialLoss(nn.Module):
     """CAL's clothes-based adversarial loss: every outfit of a person should be as likely as the one worn.
 
-    Gu et al., "Clothes-changing person re-identification with RGB modality only", CVPR 2022, equations 4 to 6. With
+    Gu et al., "Clothes-changing person re-identification with RGB modality only", CVPR 2022. With
     z = s * cosine, n the number of outfits of the person, and the log of the sum over the outfits of *other* persons
     N = log sum exp z_k:
 
@@ -144,7 +144,7 @@ class ClothesAdversarialMemoryLoss(nn.Module):
             _check_masks(name, clothes, positive, negative)
         if remember:
             self._remember(features, clothes)
-        logits = cosine_logits(features, self.feature_memory.clone()) * self.scale
+        logits = cosine_logits(features, self.feature_memory) * self.scale
         return _adversarial(logits, clothes, positive, negative, self.epsilon)
 
     def remember(self, features: Tensor, clothes: Tensor) -> None:

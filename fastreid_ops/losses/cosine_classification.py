@@ -24,8 +24,8 @@ class CosineClassificationLoss(nn.Module):
     """Cross entropy on cosines (B, K) of a normalised classifier, with the margin of one `margin` function.
 
     The classification losses of Simple-CCReID. ``CosineClassificationLoss("cosface", margin=0)`` is the loss of CAL's
-    clothes classifier: Gu et al., "Clothes-changing person re-identification with RGB modality only", CVPR 2022,
-    equation 1.
+    clothes classifier: Gu et al., "Clothes-changing person re-identification with RGB modality only", CVPR
+    2022.
 
     Args:
         form: ``"arcface"`` (scale 16, margin 0.1), ``"cosface"`` (16, 0.1) or ``"circle"`` (96, 0.3).

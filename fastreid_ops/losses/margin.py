@@ -51,7 +51,7 @@ def cosface(cosine: Tensor, labels: Tensor, *, scale: float, margin: float) -> T
     """s (c - m) on the true class and s c elsewhere.
 
     Wang et al., "CosFace: large margin cosine loss for deep face recognition", CVPR 2018, equation 4; Wang et al.,
-    "Additive margin softmax for face verification", 2018, equation 6 is the same.
+    "Additive margin softmax for face verification", 2018, is the same.
     """
     index = labels.unsqueeze(1)
     return cosine.scatter_add(1, index, cosine.new_full((len(labels), 1), -margin)) * scale
@@ -61,7 +61,7 @@ def circle(cosine: Tensor, labels: Tensor, *, scale: float, margin: float) -> Te
     """s a_p (c - 1 + m) on the true class and s a_n (c - m) elsewhere, a_p = relu(1 + m - c) and a_n = relu(c + m)
     without gradient.
 
-    Sun et al., "Circle loss: a unified perspective of pair similarity optimization", CVPR 2020, equations 5 and 8
+    Sun et al., "Circle loss: a unified perspective of pair similarity optimization", CVPR 2020, equations 5 and 6,
     with class-level labels.
     """
     weight = (cosine.detach() + margin).clamp_min(0)

@@ -81,8 +81,8 @@ class PairwiseCosFaceLoss(PairwiseCosineLoss):
 class PairwiseCircleLoss(PairwiseCosineLoss):
     """log(1 + sum over N of exp(s a_n (c - m)) * sum over P of exp(s a_p (1 - m - c))), s = 48, m = 0.35.
 
-    a_p = relu(1 + m - c) and a_n = relu(c + m), without gradient. Sun et al., "Circle loss", CVPR 2020, equations 6
-    and 8.
+    a_p = relu(1 + m - c) and a_n = relu(c + m), without gradient. Sun et al., "Circle loss", CVPR 2020, equations 5
+    and 6.
     """
 
     def __init__(self, scale: float = 48.0, margin: float = 0.35, *, check_inputs: bool = True) -> None:
