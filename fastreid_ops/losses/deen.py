@@ -75,7 +75,7 @@ class CPMLoss(nn.Module):
             missing = identities - len(part.unique())
             if missing:
                 raise ValueError(
-                    f"CPMLoss: labels: got {missing} of {identities} identities without a {name} row, expected "
+                    f"CPMLoss: labels: got {missing} of {identities} identities without {name} rows, expected "
                     "every identity in both halves"
                 )
         v, n, v_new, n_new = (

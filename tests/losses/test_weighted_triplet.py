@@ -97,5 +97,5 @@ def test_one_identity(loss):
 
 @pytest.mark.parametrize("margin", [-0.1, math.inf, "hard"])
 def test_bad_margin(margin):
-    with pytest.raises(ValueError, match="WeightedTripletLoss: margin: got .* or 'soft'"):
+    with pytest.raises(ValueError, match=r"WeightedTripletLoss: margin: got .* or 'soft'"):
         WeightedTripletLoss(margin)
