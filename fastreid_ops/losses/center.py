@@ -73,8 +73,8 @@ class CenterOptimizer:
         centers.zero_grad()
 
     With a ``torch.amp.GradScaler`` call ``centers.step(scaler)`` in place of ``centers.step()`` and before
-    ``scaler.update()``: the gradient is unscaled first (NAIC_ReID's was not). Steps with an infinite gradient are
-    skipped by the scaler.
+    ``scaler.update()``: the scaler then takes its scale out of the gradient (NAIC_ReID left it in) and skips the step
+    where the gradient is infinite.
 
     Args:
         loss: the `CenterLoss`.
@@ -96,17 +96,15 @@ class CenterOptimizer:
 
     @torch.no_grad()
     def step(self, scaler: torch.amp.GradScaler | None = None) -> None:
-        """Unscale, divide by the weight, step. Without a gradient nothing happens."""
+        """Divide the gradient by the weight, step. Without a gradient nothing happens."""
         (centers,) = self.optimizer.param_groups[0]["params"]
         if centers.grad is None:
             return
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
         centers.grad.mul_(1 / self.weight)
         if scaler is None:
             self.optimizer.step()
         else:
-            scaler.step(self.optimizer)
+            scaler.step(self.optimizer)  # unscales, unless somebody has
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
