@@ -174,10 +174,19 @@ struct AttentionKernels {
   int64_t (*whole_workspace_bytes)(const AttentionWhole* problem, int64_t samples);
   void (*whole)(const AttentionWhole* problem, int64_t begin, int64_t end, void* workspace);
   void (*whole_backward)(const AttentionWholeBackward* problem, int64_t begin, int64_t end, void* workspace);
-  // Rows [begin, end) of the hidden layer (of the logits without W2) and of the logits, all samples of all branches;
-  // whole() in parts, for batches smaller than the number of threads.
+  // The same in parts, for batches smaller than the number of threads; to the same bits. Forward: the statistics of
+  // channels [begin, end) of one sample of one branch, units of the hidden layer (if there is one), logits; then apply().
+  void (*whole_pool)(const AttentionWhole* problem, int branch, int64_t sample, int64_t begin, int64_t end,
+                     void* workspace);
   void (*hidden)(const AttentionWhole* problem, int64_t begin, int64_t end);
   void (*logits)(const AttentionWhole* problem, int64_t begin, int64_t end);
+  // Backward, after reduce(): units of the hidden layer, inputs of the network, rows of the map. grad_statistics is
+  // (branches * batch, mean and maximum * channels).
+  void (*hidden_gradient)(const AttentionWholeBackward* problem, int64_t begin, int64_t end);
+  void (*statistics_gradient)(const AttentionWholeBackward* problem, int64_t begin, int64_t end,
+                              void* grad_statistics);
+  void (*whole_input)(const AttentionWholeBackward* problem, const void* grad_statistics, int branch,
+                      int64_t sample, int64_t row_begin, int64_t row_end, void* workspace);
   // Rows [begin, end) of layer 1's or layer 2's gradients.
   void (*weight_gradients)(const AttentionWholeBackward* problem, const AttentionWeightGradients* to,
                            int layer, int64_t begin, int64_t end);

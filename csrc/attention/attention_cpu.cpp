@@ -85,6 +85,14 @@ void whole_backward_samples(const AttentionWholeBackward* problem, int64_t begin
             [&](auto type) { whole_backward<decltype(type)>(*problem, begin, end, workspace); });
 }
 
+void pool_channels(const AttentionWhole* problem, int branch, int64_t sample, int64_t begin, int64_t end,
+                   void* workspace) {
+  with_type(problem->apply.shape.dtype, [&](auto type) {
+    using S = decltype(type);
+    whole_pool<S>(*problem, Net<Compute<S>>(*problem), branch, sample, begin, end, workspace);
+  });
+}
+
 void hidden(const AttentionWhole* problem, int64_t begin, int64_t end) {
   with_type(problem->apply.shape.dtype, [&](auto type) {
     const Net<Compute<decltype(type)>> net(*problem);
@@ -101,6 +109,34 @@ void logits(const AttentionWhole* problem, int64_t begin, int64_t end) {
   });
 }
 
+void hidden_back(const AttentionWholeBackward* problem, int64_t begin, int64_t end) {
+  with_type(problem->forward.apply.shape.dtype, [&](auto type) {
+    const Net<Compute<decltype(type)>> net(problem->forward);
+    hidden_gradient(*problem, net, 0, net.batch, begin, end);
+  });
+}
+
+void statistics_back_all(const AttentionWholeBackward* problem, int64_t begin, int64_t end,
+                         void* grad_statistics) {
+  with_type(problem->forward.apply.shape.dtype, [&](auto type) {
+    using T = Compute<decltype(type)>;
+    const Net<T> net(problem->forward);
+    statistics_gradient(*problem, net, 0, net.batch, begin, end, static_cast<T*>(grad_statistics));
+  });
+}
+
+void input_of_whole(const AttentionWholeBackward* problem, const void* grad_statistics, int branch,
+                    int64_t sample, int64_t row_begin, int64_t row_end, void* workspace) {
+  with_type(problem->forward.apply.shape.dtype, [&](auto type) {
+    using S = decltype(type);
+    using T = Compute<S>;
+    const Net<T> net(problem->forward);
+    const T* s =
+        static_cast<const T*>(grad_statistics) + (branch * net.batch + sample) * net.parts * net.of.channels;
+    whole_input<S>(*problem, net, s, branch, sample, row_begin, row_end, workspace);
+  });
+}
+
 void weights(const AttentionWholeBackward* problem, const AttentionWeightGradients* to, int layer,
              int64_t begin, int64_t end) {
   with_type(problem->forward.apply.shape.dtype,
@@ -109,8 +145,20 @@ void weights(const AttentionWholeBackward* problem, const AttentionWeightGradien
 
 }  // namespace
 
-extern const AttentionKernels attention_kernels = {
-    workspace_bytes,        pool,   apply,  reduce, input, whole_workspace_bytes, whole_samples,
-    whole_backward_samples, hidden, logits, weights};
+extern const AttentionKernels attention_kernels = {workspace_bytes,
+                                                   pool,
+                                                   apply,
+                                                   reduce,
+                                                   input,
+                                                   whole_workspace_bytes,
+                                                   whole_samples,
+                                                   whole_backward_samples,
+                                                   pool_channels,
+                                                   hidden,
+                                                   logits,
+                                                   hidden_back,
+                                                   statistics_back_all,
+                                                   input_of_whole,
+                                                   weights};
 
 }  // namespace fastreid::FASTREID_ISA

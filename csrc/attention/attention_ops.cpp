@@ -180,6 +180,14 @@ struct ChannelCall {
   // Whether the threads share each sample instead of taking samples of their own.
   bool together() const { return bytes_of(x.shape) >= kSerial && threads() > 1 && x.batch < threads(); }
 
+  // The gate of one branch, on logits (rows, channels).
+  AttentionGate gate(int branch, void* logits, int64_t item) const {
+    AttentionGate found = whole.apply.gate[branch];
+    const char* const mine = static_cast<const char*>(logits) + branch * x.batch * x.channels * item;
+    (x.channels_last ? found.column : found.row) = mine;
+    return found;
+  }
+
   FeatureMap x;
   AttentionWhole whole = {};
   int64_t rows, width, hidden_width, unit;
@@ -211,6 +219,63 @@ void by_row(int64_t size, int64_t work, const F& body) {
   });
 }
 
+int64_t wide_bytes(const ChannelCall& call) { return call.x.shape.dtype == Dtype::float64 ? 8 : 4; }
+
+void forward_together(const ChannelCall& call, const AttentionKernels& kernels) {
+  const AttentionWhole& whole = call.whole;
+  const AttentionShape& shape = call.x.shape;
+  const AttentionNetwork& net = whole.network;
+  const int64_t workspace = kernels.workspace_bytes(&shape);
+  for (int k = 0; k < whole.apply.branches; ++k)
+    split(shape, net.channels, 64, false, workspace,
+          [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+            kernels.whole_pool(&whole, k, b, begin, end, memory);
+          });
+  if (net.weight2 != nullptr)
+    by_row(net.hidden, call.rows * net.hidden * net.inputs,
+           [&](int64_t begin, int64_t end) { kernels.hidden(&whole, begin, end); });
+  by_row(net.channels, call.rows * net.channels * (net.weight2 != nullptr ? net.hidden : net.inputs),
+         [&](int64_t begin, int64_t end) { kernels.logits(&whole, begin, end); });
+  AttentionApply apply = whole.apply;
+  for (int k = 0; k < apply.branches; ++k) apply.gate[k] = call.gate(k, whole.logits, wide_bytes(call));
+  split(shape, shape.rows, 16, false, workspace, [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+    kernels.apply(&apply, b, begin, end, memory);
+  });
+}
+
+void backward_together(const ChannelCall& call, const AttentionWholeBackward& problem,
+                       const AttentionKernels& kernels) {
+  const AttentionWhole& whole = problem.forward;
+  const AttentionShape& shape = call.x.shape;
+  const AttentionNetwork& net = whole.network;
+  const int64_t workspace = kernels.workspace_bytes(&shape), item = wide_bytes(call);
+  for (int k = 0; k < whole.apply.branches; ++k) {
+    AttentionReduce reduce = {};
+    reduce.shape = shape;
+    reduce.gate = call.gate(k, whole.logits, item);
+    reduce.x = whole.apply.x[k];
+    reduce.grad = problem.grad;
+    reduce.result = whole.apply.relu ? whole.apply.result : nullptr;
+    (call.x.channels_last ? reduce.grad_column : reduce.grad_row) =
+        static_cast<char*>(problem.grad_logits) + k * shape.batch * net.channels * item;
+    split(shape, shape.rows, 16, call.x.channels_last, workspace,
+          [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+            kernels.reduce(&reduce, b, begin, end, memory);
+          });
+  }
+  const Tensor statistics = call.x.empty({call.rows, call.width}, call.x.wide());
+  if (net.weight2 != nullptr)
+    by_row(net.hidden, call.rows * net.hidden * net.channels,
+           [&](int64_t begin, int64_t end) { kernels.hidden_gradient(&problem, begin, end); });
+  by_row(net.inputs, call.rows * net.hidden * net.inputs, [&](int64_t begin, int64_t end) {
+    kernels.statistics_gradient(&problem, begin, end, statistics.mutable_data_ptr());
+  });
+  for (int k = 0; k < whole.apply.branches; ++k)
+    split(shape, shape.rows, 16, false, workspace, [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+      kernels.whole_input(&problem, statistics.const_data_ptr(), k, b, begin, end, memory);
+    });
+}
+
 ChannelTensors channel_attention(const std::vector<Tensor>& maps, const Tensor& weight1,
                                  const MaybeTensor& bias1, const MaybeTensor& weight2,
                                  const MaybeTensor& bias2, int64_t statistics, bool shared, bool count_ties,
@@ -233,9 +298,12 @@ ChannelTensors channel_attention(const std::vector<Tensor>& maps, const Tensor& 
   whole.hidden = weight2.has_value() ? hidden.mutable_data_ptr() : nullptr;
   whole.logits = logits.mutable_data_ptr();
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
-  if (x.batch > 0)
+  if (call.together()) {
+    forward_together(call, kernels);
+  } else if (x.batch > 0) {
     by_unit(call, kernels.whole_workspace_bytes(&whole, call.unit),
             [&](int64_t begin, int64_t end, void* memory) { kernels.whole(&whole, begin, end, memory); });
+  }
   return {result, values, place, hidden, logits};
 }
 
@@ -274,11 +342,14 @@ ChannelBackTensors channel_attention_backward(const Tensor& grad, const std::vec
     problem.grad_x[k] = grad_maps[k].mutable_data_ptr();
   }
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
-  if (x.batch > 0)
+  if (call.together()) {
+    backward_together(call, problem, kernels);
+  } else if (x.batch > 0) {
     by_unit(call, kernels.whole_workspace_bytes(&whole, call.unit),
             [&](int64_t begin, int64_t end, void* memory) {
               kernels.whole_backward(&problem, begin, end, memory);
             });
+  }
 
   const AttentionNetwork& net = whole.network;
   const auto gradient = [&](bool wanted, const std::vector<int64_t>& sizes) {

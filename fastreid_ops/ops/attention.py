@@ -101,10 +101,9 @@ def _pool(
     if not channel and not spatial:
         raise ValueError(check.message(op, "channel", "() and spatial ()", "at least one statistic"))
     check.choice(op, "ties", ties, own.TIES)
+    run = _attention_autograd.pool if _native(x) else plain.pool
     if link is not None:
         run = link.pool
-    else:
-        run = _attention_autograd.pool if _native(x) else plain.pool
     channel_avg, channel_max, spatial_avg, spatial_max = run(x, channel, spatial, ties)
     return Statistics(
         channel_avg,
@@ -196,10 +195,9 @@ def _gate(
     check.flag(op, "relu", relu)
     if residual is not None:
         residual = own.like(op, "residual", residual, maps[0])
+    run = _attention_autograd.gate if _native(maps[0]) else plain.gate
     if link is not None:
         run = link.gate
-    else:
-        run = _attention_autograd.gate if _native(maps[0]) else plain.gate
     return run(maps, channels, positions, shift, full, residual, activation, relu)
 
 
