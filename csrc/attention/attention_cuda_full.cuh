@@ -49,10 +49,10 @@ __global__ void __launch_bounds__(kStripThreads)
         const int64_t at = (strip * lines + line) * width + place;
         Pair<T> pair;
         pair.read(p, at, count, aligned);
-        A through[kWide<T>];
+        A through[kWide<T>] = {};
 #pragma unroll
         for (int v = 0; v < kWide<T>; ++v) {
-          if (!v < count) continue;
+          if (v >= count) continue;
           const A gradient = pair.gradient(p, v);
           sum[v] += widen(pair.x.value[v]) * gradient;
           through[v] = gradient * gate[v].value;
@@ -122,10 +122,10 @@ __global__ void __launch_bounds__(kThreads)
         const int64_t at = ((strip * tall + line) * width + x + i_of_line) * columns + column;
         Pair<T> pair;
         pair.read(p, at, count, aligned);
-        A through[kWide<T>];
+        A through[kWide<T>] = {};
 #pragma unroll
         for (int v = 0; v < kWide<T>; ++v) {
-          if (!v < count) continue;
+          if (v >= count) continue;
           const A gradient = pair.gradient(p, v);
           sum[v] += widen(pair.x.value[v]) * gradient;
           through[v] = gradient * gate[v].value;

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kRowThreads)
       for (int u = 0; u < kUnroll; ++u) {
         if (c + u * step >= columns) continue;
         const int count = entries<T>(c + u * step, columns);
-        A through[kWide<T>];
+        A through[kWide<T>] = {};
 #pragma unroll
         for (int v = 0; v < kWide<T>; ++v) {
           if (!is_one(v, count, kAligned)) continue;
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       for (int k = 0; k < kEach; ++k) {
         const int count = own.columns - k * step;
         if (r >= own.rows || count <= 0) continue;
-        A through[kWide<T>];
+        A through[kWide<T>] = {};
 #pragma unroll
         for (int v = 0; v < kWide<T>; ++v) {
           if (!is_one(v, count, kAligned)) continue;
