@@ -33,7 +33,7 @@ struct alignas(16) Pack {
 
 // Rows of a thread in the elementwise kernels, loads under way at a time: as many as leave registers for three blocks.
 template <typename T>
-constexpr int kRowsEach = sizeof(T) == 2 ? 2 : 4;
+constexpr int kRowsEach = sizeof(T) == 4 ? 4 : 2;
 
 template <typename T>
 __device__ __forceinline__ int entries(int64_t column, int64_t columns) {
@@ -233,19 +233,21 @@ struct RowGates {
 // Threads side by side over as much of the rows as a block covers: no statistic, no order.
 struct ElementGrid {
   Divider lanes, tiles;
-  int64_t depth, chunk_rows;  // rows side by side, rows of a block
+  int depth, chunk_rows;  // rows side by side, rows of a block
 
   ElementGrid(const AttentionShape& shape, int wide, int rows_each)
       : lanes(1), tiles(ceil_div(ceil_div(shape.columns, wide), kThreads)), depth(1), chunk_rows(1) {
     lanes = Divider(ceil_div(ceil_div(shape.columns, wide), tiles.divisor));
-    depth = kThreads / lanes.divisor;
+    depth = kThreads / static_cast<int>(lanes.divisor);
     chunk_rows = depth * rows_each;
   }
   dim3 grid(const AttentionShape& shape) const {
     return dim3(static_cast<unsigned>(tiles.divisor * ceil_div(shape.rows, chunk_rows)),
                 static_cast<unsigned>(smaller(shape.batch, kMaxGridY)));
   }
-  dim3 block() const { return dim3(static_cast<unsigned>(round_up(depth * lanes.divisor, kWarpSize))); }
+  dim3 block() const {
+    return dim3(static_cast<unsigned>(round_up(static_cast<int64_t>(depth) * lanes.divisor, kWarpSize)));
+  }
 };
 
 // A thread's place: `count` columns from `column` on, rows row, row + depth, ..., `rows` of them.
@@ -258,13 +260,13 @@ struct Element {
     const unsigned slot = grid.lanes.quotient(threadIdx.x), chunk = grid.tiles.quotient(blockIdx.x);
     const int64_t lane = threadIdx.x - slot * grid.lanes.divisor,
                   tile = blockIdx.x - chunk * grid.tiles.divisor;
-    row = chunk * grid.chunk_rows + slot;
+    row = static_cast<int64_t>(chunk) * grid.chunk_rows + slot;
     column = (tile * grid.lanes.divisor + lane) * kWide<T>;
     count = entries<T>(column, shape.columns);
     rows = 0;
 #pragma unroll
     for (int i = 0; i < kRowsEach<T>; ++i) rows += row + i * grid.depth < shape.rows;
-    if (slot >= grid.depth || count <= 0) rows = 0;
+    if (static_cast<int>(slot) >= grid.depth || count <= 0) rows = 0;
   }
 };
 

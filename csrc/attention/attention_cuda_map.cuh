@@ -125,7 +125,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         const A mean = p.row_mean == nullptr ? A(0) : p.row_mean[at] * p.row_share;
         const A part = peak_part(p.row, p.ties, at);
         const A peak = p.row.grad != nullptr && p.ties ? p.row.peak[at] : A(0);
-        const int64_t place = p.row.grad != nullptr && !p.ties ? p.row.place[at] - own.column : -1;
+        const int place =
+            p.row.grad != nullptr && !p.ties ? p.row.place[at] - static_cast<int>(own.column) : -1;
 #pragma unroll
         for (int v = 0; v < kWide<T>; ++v) {
           const bool is_peak =
@@ -142,7 +143,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         const A mean = p.column_mean == nullptr ? A(0) : p.column_mean[at] * p.column_share;
         const A part = peak_part(p.column, p.ties, at);
         const A peak = p.column.grad != nullptr && p.ties ? p.column.peak[at] : A(0);
-        const int64_t place = p.column.grad != nullptr && !p.ties ? p.column.place[at] - own.row : -1;
+        const int place =
+            p.column.grad != nullptr && !p.ties ? p.column.place[at] - static_cast<int>(own.row) : -1;
 #pragma unroll
         for (int i = 0; i < kRowsEach<T>; ++i) {
           if (i >= own.rows) continue;

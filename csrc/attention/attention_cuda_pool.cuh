@@ -136,7 +136,7 @@ struct Pieces {
   template <bool kTies>
   __device__ __forceinline__ void join_all(int64_t item, const Results<A>& results) const {
     Found<A> found = {sum[item], peak[item], place[item]};
-#pragma unroll 4
+#pragma unroll 2
     for (int64_t piece = 1; piece < pieces; ++piece) {
       const int64_t at = piece * items + item;
       found = join<kTies>(found, Found<A>{sum[at], peak[at], place[at]});
