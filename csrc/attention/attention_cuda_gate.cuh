@@ -27,11 +27,11 @@ template <typename T>
 constexpr int kWide = 16 / static_cast<int>(sizeof(T));
 
 template <typename T>
-struct alignas(16) Pack {
+struct Pack {
   T value[kWide<T>];
 };
 
-// Rows of a thread in the elementwise kernels, loads under way at a time: as many as leave registers for three blocks.
+// Rows of a thread in the elementwise kernels, loads under way at a time: what registers allow.
 template <typename T>
 constexpr int kRowsEach = sizeof(T) == 4 ? 4 : 2;
 
@@ -46,8 +46,12 @@ __device__ __forceinline__ bool is_one(int v, int count, bool aligned) { return 
 // The first `count` (at least one) entries at `from`; zeros behind them.
 template <typename T>
 __device__ __forceinline__ Pack<T> load(const T* from, int count, bool aligned) {
-  if (aligned) return *reinterpret_cast<const Pack<T>*>(from);
   Pack<T> pack;
+  if (aligned) {
+    const uint4 bits = *reinterpret_cast<const uint4*>(from);
+    memcpy(&pack, &bits, sizeof bits);
+    return pack;
+  }
 #pragma unroll
   for (int v = 0; v < kWide<T>; ++v) pack.value[v] = v < count ? from[v] : narrow<T>(0);
   return pack;
@@ -60,7 +64,9 @@ __device__ __forceinline__ void store(T* to, const accumulator_t<T> (&value)[kWi
 #pragma unroll
   for (int v = 0; v < kWide<T>; ++v) pack.value[v] = narrow<T>(value[v]);
   if (aligned) {
-    *reinterpret_cast<Pack<T>*>(to) = pack;
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof bits);
+    __stcg(reinterpret_cast<uint4*>(to), bits);  // a plain store may come out as four
     return;
   }
 #pragma unroll

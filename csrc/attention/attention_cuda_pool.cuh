@@ -278,15 +278,22 @@ __global__ void __launch_bounds__(kThreads, kPoolBlocks<T>)
       }
       __syncthreads();
     }
+    // In the order of the columns, for all threads to write.
+    const int wide = lanes * kEntries;
     if (own.slot == 0) {
 #pragma unroll
       for (int e = 0; e < kEntries; ++e) {
-        const int c = e / kWide<T> * step + e % kWide<T>;
-        if (c < own.columns)
-          column_pieces.write(own.chunk, sample * shape.columns + own.column + c,
-                              column[e / kWide<T>][e % kWide<T>], to_columns);
+        const int at = e / kWide<T> * step + own.lane * kWide<T> + e % kWide<T>;
+        const Found<A>& mine = column[e / kWide<T>][e % kWide<T>];
+        shared_sum[at] = mine.sum, shared_peak[at] = mine.peak, shared_place[at] = mine.place;
       }
     }
+    __syncthreads();
+    const int64_t begin = own.tile * grid.wide;
+    for (int at = static_cast<int>(threadIdx.x); at < wide && begin + at < shape.columns; at += kThreads)
+      column_pieces.write(own.chunk, sample * shape.columns + begin + at,
+                          Found<A>{shared_sum[at], shared_peak[at], shared_place[at]}, to_columns);
+    __syncthreads();
   }
 }
 

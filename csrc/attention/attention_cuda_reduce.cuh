@@ -238,15 +238,21 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       }
       __syncthreads();
     }
+    const int wide = lanes * kEntries;
     if (own.slot == 0) {
 #pragma unroll
       for (int e = 0; e < kEntries; ++e) {
-        const int c = e / kWide<T> * step + e % kWide<T>;
-        if (c < own.columns)
-          to_columns.write_piece(own.chunk, sample * shape.columns + own.column + c,
-                                 column[e / kWide<T>][e % kWide<T>]);
+        const int place = e / kWide<T> * step + own.lane * kWide<T> + e % kWide<T>;
+        shared_scaled[place] = column[e / kWide<T>][e % kWide<T>].scaled;
+        if constexpr (kOuter) shared_plain[place] = column[e / kWide<T>][e % kWide<T>].plain;
       }
     }
+    __syncthreads();
+    const int64_t begin = own.tile * grid.wide;
+    for (int i = static_cast<int>(threadIdx.x); i < wide && begin + i < shape.columns; i += kThreads)
+      to_columns.write_piece(own.chunk, sample * shape.columns + begin + i,
+                             Gathered<A>{shared_scaled[i], kOuter ? shared_plain[i] : A(0)});
+    __syncthreads();
   }
 }
 
