@@ -16,7 +16,7 @@ constexpr int64_t kWidestStrip = kEmulated ? 8 * kWide<T> : static_cast<int64_t>
 // are the strips, over rows and samples, and the lines of the gate. A thread has some places of every line; the places
 // that share an entry meet in shared memory.
 template <typename T>
-__global__ void __launch_bounds__(kStripThreads)
+__global__ void __launch_bounds__(kStripThreads, 4)
     reduce_strips_kernel(const Reduce<T> p, int64_t strips, int lanes, T* to, bool aligned) {
   using A = accumulator_t<T>;
   __shared__ A shared[kStripThreads * kWide<T>];
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) reduce_entries_kernel(const Reduce<T
 
 // channels_last: a thread has 16 bytes of the channels of an entry and of all positions that read it.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks)
     reduce_last_kernel(const Reduce<T> p, int64_t entry_count, T* to, bool aligned) {
   using A = accumulator_t<T>;
   const int64_t columns = p.shape.columns, vectors = ceil_div(columns, kWide<T>);

@@ -31,10 +31,6 @@ struct Pack {
   T value[kWide<T>];
 };
 
-// Rows of a thread in the elementwise kernels, loads under way at a time: what registers allow.
-template <typename T>
-constexpr int kRowsEach = sizeof(T) == 4 ? 4 : 2;
-
 template <typename T>
 __device__ __forceinline__ int entries(int64_t column, int64_t columns) {
   return static_cast<int>(smaller(columns - column, kWide<T>));
@@ -150,6 +146,10 @@ struct Gates {
 
 enum class GateKind { row, column, outer, full, full_last };
 
+// Rows of a thread in the elementwise kernels, loads under way at a time: what registers allow.
+template <typename T, GateKind kKind>
+constexpr int kRowsEach = sizeof(T) == 4 && kKind != GateKind::full ? 4 : 2;
+
 inline GateKind kind_of(const AttentionGate& g) {
   if (g.full != nullptr) return g.channels_last ? GateKind::full_last : GateKind::full;
   return g.row == nullptr ? GateKind::column : g.column == nullptr ? GateKind::row : GateKind::outer;
@@ -257,7 +257,7 @@ struct ElementGrid {
 };
 
 // A thread's place: `count` columns from `column` on, rows row, row + depth, ..., `rows` of them.
-template <typename T>
+template <typename T, int kRows>
 struct Element {
   int64_t row, column;
   int count, rows;
@@ -271,22 +271,22 @@ struct Element {
     count = entries<T>(column, shape.columns);
     rows = 0;
 #pragma unroll
-    for (int i = 0; i < kRowsEach<T>; ++i) rows += row + i * grid.depth < shape.rows;
+    for (int i = 0; i < kRows; ++i) rows += row + i * grid.depth < shape.rows;
     if (static_cast<int>(slot) >= grid.depth || count <= 0) rows = 0;
   }
 };
 
 // The thread's part of a map whose first entry of the thread is at `from`, all loads before the first use.
-template <typename T>
-__device__ __forceinline__ void load_rows(Pack<T> (&pack)[kRowsEach<T>], const T* from, int64_t step,
-                                          int rows, int count, bool aligned) {
+template <typename T, int kRows>
+__device__ __forceinline__ void load_rows(Pack<T> (&pack)[kRows], const T* from, int64_t step, int rows,
+                                          int count, bool aligned) {
   if (aligned) {
 #pragma unroll
-    for (int i = 0; i < kRowsEach<T>; ++i)
+    for (int i = 0; i < kRows; ++i)
       if (i < rows) pack[i] = load(from + i * step, count, true);
   } else {
 #pragma unroll
-    for (int i = 0; i < kRowsEach<T>; ++i)
+    for (int i = 0; i < kRows; ++i)
       if (i < rows) pack[i] = load(from + i * step, count, false);
   }
 }

@@ -24,13 +24,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     apply_kernel(const Apply<T> p, ElementGrid grid, bool aligned) {
   using A = accumulator_t<T>;
   const AttentionShape& shape = p.shape;
-  const Element<T> own(grid, shape);
+  constexpr int kRows = kRowsEach<T, kKind>;
+  const Element<T, kRows> own(grid, shape);
   if (own.rows == 0) return;
   for (int64_t sample = blockIdx.y; sample < shape.batch; sample += gridDim.y) {
     const int64_t first = (sample * shape.rows + own.row) * shape.columns + own.column;
     const int64_t step = grid.depth * shape.columns;
-    Pack<T> pack[kRowsEach<T>];
-    A sum[kRowsEach<T>][kWide<T>] = {};
+    Pack<T> pack[kRows];
+    A sum[kRows][kWide<T>] = {};
     for (int k = 0; k < p.branches; ++k) {
       load_rows(pack, p.x[k] + first, step, own.rows, own.count, aligned);
       Gates<T> gates = p.gate;
@@ -39,7 +40,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       RowGates<T, kKind> gate;
       gate.read_columns(gates, shape, sample, own.column, own.count);
 #pragma unroll
-      for (int i = 0; i < kRowsEach<T>; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         if (i >= own.rows) continue;
         A by[kWide<T>];
         gate.read_row(gates, shape, sample, own.row + i * grid.depth, own.column, own.count, aligned, by);
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     }
     if (p.residual != nullptr) load_rows(pack, p.residual + first, step, own.rows, own.count, aligned);
 #pragma unroll
-    for (int i = 0; i < kRowsEach<T>; ++i) {
+    for (int i = 0; i < kRows; ++i) {
       if (i >= own.rows) continue;
 #pragma unroll
       for (int v = 0; v < kWide<T>; ++v) {
@@ -92,20 +93,21 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     input_kernel(const Input<T> p, ElementGrid grid, bool aligned) {
   using A = accumulator_t<T>;
   const AttentionShape& shape = p.shape;
-  const Element<T> own(grid, shape);
+  constexpr int kRows = kRowsEach<T, kKind>;
+  const Element<T, kRows> own(grid, shape);
   if (own.rows == 0) return;
   for (int64_t sample = blockIdx.y; sample < shape.batch; sample += gridDim.y) {
     const int64_t first = (sample * shape.rows + own.row) * shape.columns + own.column;
     const int64_t step = grid.depth * shape.columns;
-    Pack<T> pack[kRowsEach<T>], other[kRowsEach<T>];
-    A sum[kRowsEach<T>][kWide<T>] = {};
+    Pack<T> pack[kRows], other[kRows];
+    A sum[kRows][kWide<T>] = {};
     if (p.grad != nullptr) {
       load_rows(pack, p.grad + first, step, own.rows, own.count, aligned);
       if (p.result != nullptr) load_rows(other, p.result + first, step, own.rows, own.count, aligned);
       RowGates<T, kKind> gate;
       gate.read_columns(p.gate, shape, sample, own.column, own.count);
 #pragma unroll
-      for (int i = 0; i < kRowsEach<T>; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         if (i >= own.rows) continue;
         A by[kWide<T>];
         gate.read_row(p.gate, shape, sample, own.row + i * grid.depth, own.column, own.count, aligned, by);
@@ -119,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
     if (p.ties && peaks) load_rows(other, p.x + first, step, own.rows, own.count, aligned);
     if (p.row_mean != nullptr || p.row.grad != nullptr) {
 #pragma unroll
-      for (int i = 0; i < kRowsEach<T>; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         if (i >= own.rows) continue;
         const int64_t at = sample * shape.rows + own.row + i * grid.depth;
         const A mean = p.row_mean == nullptr ? A(0) : p.row_mean[at] * p.row_share;
@@ -146,7 +148,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
         const int place =
             p.column.grad != nullptr && !p.ties ? p.column.place[at] - static_cast<int>(own.row) : -1;
 #pragma unroll
-        for (int i = 0; i < kRowsEach<T>; ++i) {
+        for (int i = 0; i < kRows; ++i) {
           if (i >= own.rows) continue;
           const bool is_peak =
               p.ties ? p.column.grad != nullptr && widen(other[i].value[v]) == peak : place == i * grid.depth;
@@ -155,7 +157,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
       }
     }
 #pragma unroll
-    for (int i = 0; i < kRowsEach<T>; ++i)
+    for (int i = 0; i < kRows; ++i)
       if (i < own.rows) store(p.to + first + i * step, sum[i], own.count, aligned);
   }
 }
@@ -196,8 +198,8 @@ cudaError_t run_apply(const AttentionApply& problem, cudaStream_t stream) {
     p.logits[k] = static_cast<const A*>(gate.row != nullptr ? gate.row : gate.column);
     vectors = vectors && aligned(problem.x[k]);
   }
-  const ElementGrid grid(shape, kWide<T>, kRowsEach<T>);
   return with_kind(kind_of(problem.gate[0]), [&]<GateKind kKind>() {
+    const ElementGrid grid(shape, kWide<T>, kRowsEach<T, kKind>);
     return launch(apply_kernel<T, kKind>, grid.grid(shape), grid.block(), 0, stream, p, grid, vectors);
   });
 }
@@ -225,10 +227,10 @@ cudaError_t run_input(const AttentionInput& problem, cudaStream_t stream) {
   const bool vectors =
       all_aligned<T>(shape.columns, problem.grad, problem.result, problem.count_ties ? problem.x : nullptr,
                      problem.grad_x, problem.gate.full);
-  const ElementGrid grid(shape, kWide<T>, kRowsEach<T>);
   // Without a gradient from above there is no gate to read: any kind will do.
   const GateKind kind = problem.grad == nullptr ? GateKind::row : kind_of(problem.gate);
   return with_kind(kind, [&]<GateKind kKind>() {
+    const ElementGrid grid(shape, kWide<T>, kRowsEach<T, kKind>);
     return launch(input_kernel<T, kKind>, grid.grid(shape), grid.block(), 0, stream, p, grid, vectors);
   });
 }

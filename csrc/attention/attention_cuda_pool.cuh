@@ -196,7 +196,7 @@ constexpr int kPoolRows = !kAligned        ? 1
                                            : 2;
 
 template <typename T>
-constexpr int kPoolBlocks = sizeof(T) == 2 ? 2 : 3;  // on a multiprocessor
+constexpr int kPoolBlocks = sizeof(T) == 4 ? 3 : 2;  // on a multiprocessor
 
 template <typename T, bool kAligned, bool kTies, bool kRows>
 __global__ void __launch_bounds__(kThreads, kPoolBlocks<T>)
