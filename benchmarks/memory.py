@@ -3,8 +3,9 @@
 
     python benchmarks/memory.py nearest 23100 0 2048
 
-prints GiB. `peak` starts that and returns the number. Linux only: the peak is the kernel's high-water mark, reset
-(/proc/self/clear_refs) after the inputs were made.
+prints GiB; "ours: SE" or "eager: SE" and the sizes of a map measure a step of that attention layer. `peak` starts that
+and returns the number. Linux only: the peak is the kernel's high-water mark, reset (/proc/self/clear_refs) after the
+inputs were made.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def _status(field: str) -> float:
 
 
 def _calls() -> dict[str, Callable[..., Callable[[], object]]]:
-    """name -> f(queries, gallery, depth), which makes the inputs and returns the call."""
+    """name -> f(sizes), which makes the inputs and returns the call."""
     from shapes import retrieval
 
     import fastreid_ops
@@ -45,6 +46,7 @@ def _calls() -> dict[str, Callable[..., Callable[[], object]]]:
         return lambda: fastreid_ops.k_reciprocal(data.query, data.gallery, top=200)
 
     return {
+        **_attention_steps(),
         "nearest": nearest,
         "rank_features": rank_features,
         "k_reciprocal": k_reciprocal,
@@ -52,12 +54,33 @@ def _calls() -> dict[str, Callable[..., Callable[[], object]]]:
     }
 
 
-def measured(name: str, queries: int, gallery: int, depth: int) -> float:
+def _attention_steps() -> dict[str, Callable[..., Callable[[], object]]]:
+    """Forward and backward of every layer, from our ops and from torch's; a small step first, so that code and threads
+    are in memory already."""
+    from attention_layers import case, ours
+    from rivals.attention import LAYERS, eager
+
+    def step(name: str, make: Callable[..., Callable]) -> Callable[..., Callable[[], object]]:
+        def prepared(*shape: int) -> Callable[[], object]:
+            small, large = case(name, (2, *shape[1:])), case(name, shape)
+            small.step(make(small.layer))
+            return lambda: large.step(make(large.layer))
+
+        return prepared
+
+    steps = {}
+    for name in LAYERS:
+        steps[f"ours: {name}"] = step(name, lambda layer, name=name: ours(name, layer))
+        steps[f"eager: {name}"] = step(name, eager)
+    return steps
+
+
+def measured(name: str, *sizes: int) -> float:
     import torch
 
     import fastreid_ops
 
-    call = _calls()[name](queries, gallery, depth)
+    call = _calls()[name](*sizes)
     warm = torch.zeros(60, 4)
     fastreid_ops.nearest(warm, warm, 1)  # the library and the threads are there
     gc.collect()
@@ -68,13 +91,12 @@ def measured(name: str, queries: int, gallery: int, depth: int) -> float:
     return _status("VmHWM") - before
 
 
-def peak(name: str, queries: int, gallery: int, depth: int) -> float:
+def peak(name: str, *sizes: int) -> float:
     """GiB beyond the inputs, the result included."""
-    sizes = [str(size) for size in (queries, gallery, depth)]
-    command = [sys.executable, str(Path(__file__).resolve()), name, *sizes]
+    command = [sys.executable, str(Path(__file__).resolve()), name, *map(str, sizes)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 if __name__ == "__main__":
-    print(measured(sys.argv[1], *map(int, sys.argv[2:5])))
+    print(measured(sys.argv[1], *map(int, sys.argv[2:])))

@@ -3,35 +3,56 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastreid_ops.losses._checks import class_labels
+from fastreid_ops.losses import _checks as check
+from fastreid_ops.losses._numeric import full
+
+SMOOTHING = ("uniform", "others")
 
 
 class LabelSmoothedCrossEntropy(nn.Module):
-    """Cross entropy against q = (1 - eps) onehot(y) + eps / K, mean over the batch.
+    """Cross entropy against smoothed targets q, mean over the batch of -sum_k q_k log softmax(x)_k.
 
-    Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, section 7; the smoothing mass includes the
-    true class, as in deep-person-reid.
+    =============  ===================================  =====================================================
+    ``smoothing``  target                               used by
+    =============  ===================================  =====================================================
+    ``uniform``    q = (1 - eps) onehot(y) + eps / K    deep-person-reid, NAIC_ReID, Simple-CCReID; Szegedy et
+                                                        al., "Rethinking the Inception architecture", CVPR
+                                                        2016, section 7
+    ``others``     q_y = 1 - eps, eps / (K - 1) else    fast-reid, and so WRIM-Net
+    =============  ===================================  =====================================================
+
+    fast-reid divides by the number of rows whose loss is not exactly 0; here it is the mean over the batch, which is
+    the same for every eps above 0.
 
     Args:
         epsilon: in [0, 1); 0 is plain cross entropy.
+        smoothing: the convention, see above.
+        num_classes: refuse logits of another width. The cloth-changing network's original smoothed its clothes logits
+            with the number of identities, so that the targets of a row did not sum to 1.
         check_inputs: refuse labels outside 0..K - 1 by name. Costs one wait for the device per call on a GPU, where it
             may be left out when the labels come from a relabelled manifest.
 
     Raises:
-        ValueError: epsilon outside [0, 1).
+        TypeError: an argument of the wrong type.
+        ValueError: epsilon outside [0, 1), an unknown convention, num_classes below 1.
     """
 
-    def __init__(self, epsilon: float = 0.1, *, check_inputs: bool = True) -> None:
+    def __init__(
+        self,
+        epsilon: float = 0.1,
+        *,
+        smoothing: str = "uniform",
+        num_classes: int | None = None,
+        check_inputs: bool = True,
+    ) -> None:
         super().__init__()
-        if not 0.0 <= epsilon < 1.0:
-            raise ValueError(
-                f"LabelSmoothedCrossEntropy: epsilon: got {epsilon!r}, expected 0 <= epsilon < 1"
-            )
-        self.epsilon = float(epsilon)
+        name = type(self).__name__
+        self.epsilon = check.number(name, "epsilon", epsilon, at_least=0, below=1)
+        self.smoothing = check.choice(name, "smoothing", smoothing, SMOOTHING)
+        self.num_classes = None if num_classes is None else check.count(name, "num_classes", num_classes)
         self.check_inputs = check_inputs
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -39,12 +60,25 @@ class LabelSmoothedCrossEntropy(nn.Module):
 
         Raises:
             TypeError: logits not floating, labels not int64.
-            ValueError: shapes that do not fit, or a label out of range.
+            ValueError: shapes that do not fit, a label out of range, or fewer than 2 classes for ``others``.
         """
-        class_labels("LabelSmoothedCrossEntropy", logits, labels, check_range=self.check_inputs)
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        return F.cross_entropy(logits, labels, label_smoothing=self.epsilon)
+        name = type(self).__name__
+        check.class_labels(name, logits, labels, check_range=self.check_inputs)
+        classes = logits.shape[1]
+        if self.num_classes is not None and classes != self.num_classes:
+            raise ValueError(f"{name}: logits: got {classes} classes, expected {self.num_classes}")
+        if self.smoothing == "others" and classes < 2:
+            raise ValueError(
+                f"{name}: logits: got {classes} class, expected at least 2 to smooth over the others"
+            )
+        logits = full(logits)
+        if self.smoothing == "uniform":
+            return F.cross_entropy(logits, labels, label_smoothing=self.epsilon)
+        log_p = F.log_softmax(logits, dim=1)
+        true = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+        others = log_p.sum(1) - true
+        return -((1 - self.epsilon) * true + self.epsilon / (classes - 1) * others).mean()
 
     def extra_repr(self) -> str:
-        return f"epsilon={self.epsilon}"
+        classes = "" if self.num_classes is None else f", num_classes={self.num_classes}"
+        return f"epsilon={self.epsilon}, smoothing={self.smoothing!r}{classes}"

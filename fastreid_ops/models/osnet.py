@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OSNet: omni-scale feature learning (Zhou et al., ICCV 2019).
+"""OSNet: omni-scale feature learning (Zhou et al., ICCV 2019), and its variant with instance normalisation.
 
 Layer and parameter names are those of deep-person-reid (torchreid, MIT), so its weight files load as they are.
 """
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fastreid_ops.layers.conv import ConvNorm
+from fastreid_ops.layers.ibn import instance_norm
+from fastreid_ops.layers.osnet_gate import ChannelGate
 from fastreid_ops.models.initialise import initialise
 from fastreid_ops.models.output import TrainOutput
 
@@ -28,20 +30,6 @@ class LightConv3x3(nn.Module):
         return self.relu(self.bn(self.conv2(self.conv1(x))))
 
 
-class ChannelGate(nn.Module):
-    """x * sigmoid(W2 relu(W1 mean(x))), one weight per channel. (B, C, H, W) -> the same."""
-
-    def __init__(self, channels: int, reduction: int = 16) -> None:
-        super().__init__()
-        self.global_avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc1 = nn.Conv2d(channels, channels // reduction, 1)
-        self.relu = nn.ReLU(inplace=True)
-        self.fc2 = nn.Conv2d(channels // reduction, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.fc2(self.relu(self.fc1(self.global_avgpool(x)))))
-
-
 def _stream(channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(LightConv3x3(channels, channels) for _ in range(depth)))
 
@@ -49,10 +37,11 @@ def _stream(channels: int, depth: int) -> nn.Sequential:
 class OSBlock(nn.Module):
     """Four streams with receptive fields of 3, 5, 7 and 9 pixels, fused by one gate that they share.
 
-    (B, in_channels, H, W) -> (B, out_channels, H, W).
+    (B, in_channels, H, W) -> (B, out_channels, H, W). With ``ibn`` the sum with the shortcut is instance-normalised
+    before its ReLU.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, ibn: bool = False) -> None:
         super().__init__()
         middle = out_channels // 4
         self.conv1 = ConvNorm(in_channels, middle)
@@ -65,18 +54,21 @@ class OSBlock(nn.Module):
         self.downsample = (
             ConvNorm(in_channels, out_channels, activation=False) if in_channels != out_channels else None
         )
+        self.IN = instance_norm(out_channels) if ibn else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.conv1(x)
-        fused = self.gate(self.conv2a(x))
-        for stream in (self.conv2b, self.conv2c, self.conv2d):
-            fused = fused + self.gate(stream(x))
-        return torch.relu(self.conv3(fused) + shortcut)
+        fused = self.gate([stream(x) for stream in (self.conv2a, self.conv2b, self.conv2c, self.conv2d)])
+        total = self.conv3(fused) + shortcut
+        return torch.relu(total if self.IN is None else self.IN(total))
 
 
-def _stage(in_channels: int, out_channels: int, *, halve: bool) -> nn.Sequential:
-    blocks: list[nn.Module] = [OSBlock(in_channels, out_channels), OSBlock(out_channels, out_channels)]
+def _stage(in_channels: int, out_channels: int, *, halve: bool, ibn: bool = False) -> nn.Sequential:
+    blocks: list[nn.Module] = [
+        OSBlock(in_channels, out_channels, ibn=ibn),
+        OSBlock(out_channels, out_channels, ibn=ibn),
+    ]
     if halve:
         blocks.append(nn.Sequential(ConvNorm(out_channels, out_channels), nn.AvgPool2d(2, 2)))
     return nn.Sequential(*blocks)
@@ -92,17 +84,25 @@ class OSNet(nn.Module):
         channels: widths of the stem and the three stages.
         num_classes: number of training identities.
         feature_dim: width of the fully connected layer before the classifier.
+        ibn: instance normalisation in the stem, in place of the batch normalisation, and at the end of both blocks of
+            the first stage (OSNet-IBN).
     """
 
     def __init__(
-        self, channels: tuple[int, int, int, int], num_classes: int, *, feature_dim: int = 512
+        self,
+        channels: tuple[int, int, int, int],
+        num_classes: int,
+        *,
+        feature_dim: int = 512,
+        ibn: bool = False,
     ) -> None:
         super().__init__()
         stem, first, second, third = channels
         self.feature_dim = feature_dim
-        self.conv1 = ConvNorm(3, stem, 7, stride=2, padding=3)
+        stem_norm = instance_norm if ibn else nn.BatchNorm2d
+        self.conv1 = ConvNorm(3, stem, 7, stride=2, padding=3, norm=stem_norm)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.conv2 = _stage(stem, first, halve=True)
+        self.conv2 = _stage(stem, first, halve=True, ibn=ibn)
         self.conv3 = _stage(first, second, halve=True)
         self.conv4 = _stage(second, third, halve=False)
         self.conv5 = ConvNorm(third, third)
@@ -140,3 +140,8 @@ def osnet_x0_5(num_classes: int, *, feature_dim: int = 512) -> OSNet:
 def osnet_x0_25(num_classes: int, *, feature_dim: int = 512) -> OSNet:
     """OSNet at width 0.25: 0.20 M parameters without the classifier, 82 M multiply-adds at 256 x 128."""
     return OSNet((16, 64, 96, 128), num_classes, feature_dim=feature_dim)
+
+
+def osnet_ibn_x1_0(num_classes: int, *, feature_dim: int = 512) -> OSNet:
+    """OSNet-IBN at full width: 2.17 M parameters without the classifier, 979 M multiply-adds at 256 x 128."""
+    return OSNet((64, 256, 384, 512), num_classes, feature_dim=feature_dim, ibn=True)

@@ -94,9 +94,12 @@ def _pool_context(ctx, inputs, output) -> None:
 
 def _pool_backward(ctx, channel_mean, channel_max, _cp, spatial_mean, spatial_max, _sp):
     x, row_max, channel_place, column_max, spatial_place = ctx.saved_tensors
-    grads = [None if g is None or not g.numel() else g for g in (channel_mean, channel_max, spatial_mean, spatial_max)]
+    grads = [
+        None if g is None or not g.numel() else g
+        for g in (channel_mean, channel_max, spatial_mean, spatial_max)
+    ]
     if not any(g is not None for g in grads):
-        return None, None, None, None
+        return (None if x.numel() else torch.empty_like(x)), None, None, None
     grad_x = _ops.attention_input(
         x, None, None, None, None, None, None, 0, *grads,
         channel_place, spatial_place, row_max, column_max, ctx.count_ties,
@@ -188,7 +191,7 @@ def _channel_context(ctx, inputs, output) -> None:
 
 def _channel_backward(ctx, grad: Tensor | None, *_: object):
     if grad is None:
-        return (None,) * 11
+        return [None] * ctx.maps, *(None,) * 10
     xs, rest = ctx.saved_tensors[: ctx.maps], ctx.saved_tensors[ctx.maps :]
     weight1, bias1, weight2, bias2, result, statistics, place, hidden, logits = rest
     grad = dense(grad, xs[0])
@@ -197,7 +200,9 @@ def _channel_backward(ctx, grad: Tensor | None, *_: object):
         ctx.statistics, ctx.shared, ctx.count_ties, ctx.activation, ctx.needs_input_grad[1],
     )  # fmt: skip
     wanted = (weight1, bias1, weight2, bias2)
-    grad_weights = [g if w is not None and g.numel() else None for g, w in zip(grad_weights, wanted, strict=True)]
+    grad_weights = [
+        g if w is not None and g.numel() else None for g, w in zip(grad_weights, wanted, strict=True)
+    ]
     through = through_relu(grad, result) if ctx.residual else None
     return grad_maps, *grad_weights, None, None, None, through, None, None
 
@@ -223,7 +228,11 @@ def _channel_backward_fake(grad, maps, result, weight1, bias1, weight2, bias2, *
     wanted = rest[-1]
 
     def like(value: Tensor | None) -> Tensor:
-        return torch.empty_like(value) if wanted and value is not None else grad.new_empty((0,), dtype=weight1.dtype)
+        return (
+            torch.empty_like(value)
+            if wanted and value is not None
+            else grad.new_empty((0,), dtype=weight1.dtype)
+        )
 
     grad_maps = [torch.empty_like(x, memory_format=memory_format(x)) for x in maps]
     return grad_maps, *(like(w) for w in (weight1, bias1, weight2, bias2))
@@ -253,7 +262,9 @@ def _register() -> None:
         library.register_fake(f"fastreid::{name}", fake)
     library.register_autograd("fastreid::attention_pool", _pool_backward, setup_context=_pool_context)
     library.register_autograd("fastreid::attention_apply", _apply_backward, setup_context=_apply_context)
-    library.register_autograd("fastreid::channel_attention", _channel_backward, setup_context=_channel_context)
+    library.register_autograd(
+        "fastreid::channel_attention", _channel_backward, setup_context=_channel_context
+    )
     # Without these a second derivative would be wrong with a warning.
     for backward, name in (
         ("attention_reduce", "attention_gate"),

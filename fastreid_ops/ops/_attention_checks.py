@@ -46,7 +46,9 @@ def like(op: str, argument: str, value: object, x: Tensor, other: str = "x") -> 
     check.same_device(op, argument, value, other, x)
     if value.shape != x.shape:
         raise ValueError(
-            check.message(op, argument, f"shape {tuple(value.shape)}", f"{tuple(x.shape)}, the shape of {other}")
+            check.message(
+                op, argument, f"shape {tuple(value.shape)}", f"{tuple(x.shape)}, the shape of {other}"
+            )
         )
     return value
 
@@ -70,11 +72,14 @@ def activation(op: str, name: object) -> int:
     return ACTIVATIONS.index(name)
 
 
-def _logits(op: str, argument: str, value: object, x: Tensor, shapes: Sequence[tuple[int, ...]], words: str) -> Tensor:
+def _logits(
+    op: str, argument: str, value: object, x: Tensor, shapes: Sequence[tuple[int, ...]], words: str
+) -> Tensor:
     value = check.tensor(op, argument, value)
     check.floating(op, argument, value)
     check.same_device(op, argument, value, "x", x)
-    if tuple(value.shape) not in shapes:
+    # Lengths first: tuples of unequal length compare entries too, and an exported batch must not be compared with C.
+    if not any(value.dim() == len(shape) and tuple(value.shape) == shape for shape in shapes):
         raise ValueError(check.message(op, argument, f"shape {tuple(value.shape)}", words))
     return value
 
@@ -104,7 +109,9 @@ def shift_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
     words = f"{shapes[0]}, {shapes[1]} or {shapes[2]}"
     value = _logits(op, argument, value, x, shapes, words)
     value = value.to(compute_dtype(x))
-    return (value.expand(batch, channels) if value.dim() == 1 else value.reshape(batch, channels)).contiguous()
+    return (
+        value.expand(batch, channels) if value.dim() == 1 else value.reshape(batch, channels)
+    ).contiguous()
 
 
 def full_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
@@ -113,23 +120,29 @@ def full_logits(op: str, argument: str, value: object, x: Tensor) -> Tensor:
     check.floating(op, argument, value)
     check.same_device(op, argument, value, "x", x)
     batch, channels, height, width = x.shape
-    fits = value.dim() == 4 and tuple(value.shape[:2]) == (batch, channels) and 0 not in value.shape
+    fits = value.dim() == 4 and tuple(value.shape[:2]) == (batch, channels) and 0 not in value.shape[2:]
     if not fits or height % value.shape[2] or width % value.shape[3]:
         want = f"({batch}, {channels}, h, w) with h a divisor of {height} and w a divisor of {width}"
         raise ValueError(check.message(op, argument, f"shape {tuple(value.shape)}", want))
     return value.to(x.dtype).contiguous(memory_format=memory_format(x))
 
 
-def each(op: str, argument: str, value: object, maps: Sequence[Tensor], single: bool, convert) -> list[Tensor]:
+def each(
+    op: str, argument: str, value: object, maps: Sequence[Tensor], single: bool, convert
+) -> list[Tensor]:
     """The logits of every branch: one tensor for one map, a sequence for several."""
     if value is None:
         return []
     if single:
         return [convert(op, argument, value, maps[0])]
     if not isinstance(value, (list, tuple)):
-        raise TypeError(check.message(op, argument, type(value).__name__, "a sequence, one entry for each map"))
+        raise TypeError(
+            check.message(op, argument, type(value).__name__, "a sequence, one entry for each map")
+        )
     if len(value) != len(maps):
-        raise ValueError(check.message(op, argument, f"{len(value)} entries", f"{len(maps)}, one for each map"))
+        raise ValueError(
+            check.message(op, argument, f"{len(value)} entries", f"{len(maps)}, one for each map")
+        )
     return [convert(op, argument, one, x) for one, x in zip(value, maps, strict=True)]
 
 

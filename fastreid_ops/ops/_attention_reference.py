@@ -85,7 +85,12 @@ def network(
     bias2: Tensor | None,
     shared: bool,
 ) -> Tensor:
-    """Logits (B, C) of channel attention from its statistics, each (B, C), the mean first."""
+    """Logits (B, C) of channel attention from its statistics, each (B, C), the mean first. In the dtype of the
+    weights, under autocast too."""
+    device = weight1.device.type
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
+            return network(statistics, weight1, bias1, weight2, bias2, shared)
     linear = torch.nn.functional.linear
 
     def one(values: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastreid_ops.ops import _attention_autograd as native
 from fastreid_ops.ops import _attention_checks as own
@@ -32,11 +31,12 @@ class _Pool(torch.autograd.Function):
         return found[0], found[1], found[3], found[4], x.new_empty(0)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *grads):
         x, channel_max, channel_place, spatial_max, spatial_place = ctx.saved_tensors
-        grad, result, *gate = ctx.link.take(ctx.index)
-        statistics = [None if g is None or not g.numel() else g for g in grads[:4]]
+        *grads, token = grads
+        # Without a token this pass never came by the gate: the statistics went somewhere else too.
+        grad, result, *gate = ctx.link.take(ctx.index) if token is not None else (None,) * 6 + (0,)
+        statistics = [None if g is None or not g.numel() else g for g in grads]
         places = (channel_place, spatial_place, channel_max, spatial_max)
         grad_x = _ops.attention_input(x, grad, result, *gate, *statistics, *places, ctx.count_ties)
         return None, None, grad_x, None, None, None
@@ -55,7 +55,6 @@ class _Gate(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
         maps, channels, positions = ctx.counts
         saved = list(ctx.saved_tensors)

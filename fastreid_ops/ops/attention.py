@@ -90,7 +90,12 @@ def attention_pool(
 
 
 def _pool(
-    op: str, x: Tensor, channel: tuple[str, ...], spatial: tuple[str, ...], ties: str, link: object | None = None
+    op: str,
+    x: Tensor,
+    channel: tuple[str, ...],
+    spatial: tuple[str, ...],
+    ties: str,
+    link: object | None = None,
 ) -> Statistics:
     """`attention_pool`, its arguments checked but for ``ties``; ``link`` as in `spatial_channel_attention`."""
     if not channel and not spatial:
@@ -322,6 +327,8 @@ def spatial_channel_attention(
             raise TypeError(check.message(op, "network", f"a {type(gate).__name__} from it", "a Gate"))
         gates.append(gate)
     if not single:
-        columns = [None if values[0] is None else list(values) for values in zip(*gates, strict=True)]
-        gates = [Gate(columns[0], columns[1], gates[0].shift, gates[0].full)]
+        # What some maps have and others lack stays in, to be refused by name.
+        columns = [None if all(v is None for v in values) else list(values) for values in zip(*gates, strict=True)]
+        shift, full = (next((v for v in values or () if v is not None), None) for values in columns[2:])
+        gates = [Gate(columns[0], columns[1], shift, full)]
     return _gate(op, maps, single, gates[0], activation, residual, relu, link)

@@ -100,6 +100,20 @@ def test_direction(path):
                 assert target in allowed, f"{path}:{line}: layer {layer!r} must not import {'.'.join(parts)}"
 
 
+@pytest.mark.parametrize("path", _modules(), ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_timm_stays_in_its_bridge(path):
+    """timm is imported in one file, inside a function; torchvision nowhere."""
+    bridge = path.relative_to(PACKAGE).as_posix() == "models/backbones/timm.py"
+    names = {parts[0] for _, parts in _imports(path)}
+    assert "torchvision" not in names
+    assert ("timm" in names) == bridge
+    if bridge:
+        top = [
+            node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import)
+        ]
+        assert not [alias for node in top for alias in node.names if alias.name == "timm"]
+
+
 def test_an_op_never_includes_another_ops_source():
     """csrc/common is the only C++ two ops share; rerank may use the contract of distance."""
     allowed = {("rerank", "distance/distance.h")}

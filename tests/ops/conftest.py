@@ -37,6 +37,19 @@ def restore_isa():
     _C.set_isa(active)
 
 
+@pytest.fixture
+def in_plain_torch(monkeypatch):
+    """in_plain_torch(function, ...): what an attention op in that call gives in plain torch."""
+    from fastreid_ops.ops import attention
+
+    def call(function, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(attention, "_STATUS", attention._STATUS._replace(native=False, cuda=False))
+            return function(*args, **kwargs)
+
+    return call
+
+
 def pytest_terminal_summary(terminalreporter):
     totals = Counter()
     for report in terminalreporter.stats.get("passed", []):

@@ -30,15 +30,19 @@ class Sample:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
-        """The same call with every tensor argument changed."""
+        """The same call with every tensor argument changed, those in lists too."""
 
         def one(value: Any) -> Any:
+            if isinstance(value, list):
+                return [one(entry) for entry in value]
             return change(value) if isinstance(value, Tensor) else value
 
         return Sample(self.name, tuple(map(one, self.args)), {k: one(v) for k, v in self.kwargs.items()})
 
     def tensors(self) -> list[Tensor]:
-        return [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, Tensor)]
+        found: list[Tensor] = []
+        self.map(lambda value: found.append(value) or value)
+        return found
 
 
 @dataclass(frozen=True)

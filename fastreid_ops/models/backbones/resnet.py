@@ -38,7 +38,12 @@ class BlockPlan:
         groups, base_width: of the 3x3 convolution (ResNeXt, wide nets); its width is planes * base_width / 64 * groups.
         norm1: factory (channels) of the normalisation after the first convolution (IBN-a).
         conv2: factory (in, out, stride, groups) of the middle convolution (split attention, deformable).
+        stride_first: the stride of a bottleneck sits in its first convolution, as in the networks that come from Caffe,
+            and not in the 3x3 one.
+        narrow_first: divisor of the first convolution's width (2 in SENet-154).
         gate: attribute name and factory (channels) of a module applied to the branch before the addition (SE, CBAM).
+        gate_adds: the gate also adds the shortcut and applies the ReLU, called as gate(branch, residual=shortcut,
+            relu=True): one pass over the map instead of three. Not together with norm_out.
         norm_out: attribute name and factory (channels) of a module applied to the sum before its ReLU (IBN-b).
     """
 
@@ -46,7 +51,10 @@ class BlockPlan:
     base_width: int = 64
     norm1: NormFactory = nn.BatchNorm2d
     conv2: Callable[[int, int, int, int], nn.Module] = conv3x3
+    stride_first: bool = False
+    narrow_first: int = 1
     gate: tuple[str, NormFactory] | None = None
+    gate_adds: bool = False
     norm_out: tuple[str, NormFactory] | None = None
 
 
@@ -60,7 +68,55 @@ def conv_shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module
     return nn.Sequential(conv1x1(in_channels, out_channels, stride), nn.BatchNorm2d(out_channels))
 
 
-class Bottleneck(nn.Module):
+class _Block(nn.Module):
+    """What the two kinds of blocks share: gate, addition, normalisation of the sum, ReLU."""
+
+    def _finish(self, out_channels: int, shortcut: nn.Module | None, plan: BlockPlan) -> None:
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut
+        self._gate, self._norm_out = plan.gate and plan.gate[0], plan.norm_out and plan.norm_out[0]
+        self._gate_adds = plan.gate_adds and plan.norm_out is None
+        for part in (plan.gate, plan.norm_out):
+            if part is not None:
+                self.add_module(part[0], part[1](out_channels))
+
+    def _add(self, x: Tensor, branch: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        if self._gate is not None:
+            gate = getattr(self, self._gate)
+            if self._gate_adds:
+                return gate(branch, residual=shortcut, relu=True)
+            branch = gate(branch)
+        total = branch + shortcut
+        if self._norm_out is not None:
+            total = getattr(self, self._norm_out)(total)
+        return self.relu(total)
+
+
+class BasicBlock(_Block):
+    """3x3 -> 3x3 block with a shortcut. (B, C, H, W) -> (B, planes, H / stride, W / stride).
+
+    Of a `BlockPlan` it takes ``norm1``, ``conv2``, ``gate`` and ``norm_out``.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self, in_channels: int, planes: int, stride: int, shortcut: nn.Module | None, plan: BlockPlan
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, planes, stride)
+        self.bn1 = plan.norm1(planes)
+        self.conv2 = plan.conv2(planes, planes, 1, 1)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self._finish(planes, shortcut, plan)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self._add(x, self.bn2(self.conv2(y)))
+
+
+class Bottleneck(_Block):
     """1x1 -> 3x3 -> 1x1 block with a shortcut. (B, C, H, W) -> (B, 4 * planes, H / stride, W / stride)."""
 
     expansion = 4
@@ -70,30 +126,50 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         width = planes * plan.base_width // 64 * plan.groups
+        first = width // plan.narrow_first
         out_channels = planes * self.expansion
-        self.conv1 = conv1x1(in_channels, width)
-        self.bn1 = plan.norm1(width)
-        self.conv2 = plan.conv2(width, width, stride, plan.groups)
+        stride1, stride2 = (stride, 1) if plan.stride_first else (1, stride)
+        self.conv1 = conv1x1(in_channels, first, stride1)
+        self.bn1 = plan.norm1(first)
+        self.conv2 = plan.conv2(first, width, stride2, plan.groups)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = conv1x1(width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut
-        self._gate, self._norm_out = plan.gate and plan.gate[0], plan.norm_out and plan.norm_out[0]
-        for part in (plan.gate, plan.norm_out):
-            if part is not None:
-                self.add_module(part[0], part[1](out_channels))
+        self._finish(out_channels, shortcut, plan)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        if self._gate is not None:
-            y = getattr(self, self._gate)(y)
-        y = y + (x if self.downsample is None else self.downsample(x))
-        if self._norm_out is not None:
-            y = getattr(self, self._norm_out)(y)
-        return self.relu(y)
+        return self._add(x, self.bn3(self.conv3(y)))
+
+
+def residual_stages(
+    in_channels: int,
+    blocks: Sequence[int],
+    *,
+    block: type[BasicBlock] | type[Bottleneck] = Bottleneck,
+    last_stride: int = 2,
+    plan: Callable[[int, int, int], BlockPlan] = plain_plan,
+    shortcut: Callable[[int, int, int], nn.Module] = conv_shortcut,
+) -> list[nn.Sequential]:
+    """The four stages after a stem of ``in_channels``, 64, 128, 256 and 512 planes; arguments as in `ResNet`.
+
+    Raises:
+        ValueError: last_stride other than 1 or 2.
+    """
+    if last_stride not in (1, 2):
+        raise ValueError(f"ResNet: last_stride: got {last_stride!r}, expected 1 or 2")
+    stages, channels = [], in_channels
+    for stage, (count, stride) in enumerate(zip(blocks, (1, 2, 2, last_stride), strict=True), start=1):
+        planes = 32 * 2**stage
+        layer = []
+        for index in range(count):
+            step, out = (stride if index == 0 else 1), planes * block.expansion
+            projection = shortcut(channels, out, step) if step != 1 or channels != out else None
+            layer.append(block(channels, planes, step, projection, plan(stage, index, count)))
+            channels = out
+        stages.append(nn.Sequential(*layer))
+    return stages
 
 
 class ResNet(nn.Module):
@@ -101,6 +177,7 @@ class ResNet(nn.Module):
 
     Args:
         blocks: number of blocks of the four stages, (3, 4, 6, 3) for ResNet-50.
+        block: kind of the blocks; `BasicBlock` in ResNet-18 and 34.
         last_stride: stride of the fourth stage, 1 or 2. Stride 1 keeps a map of twice the height and width for the
             same weights; worth 1-2 % Rank-1 in re-identification (Sun et al., ECCV 2018; Luo et al., CVPRW 2019).
         plan: (stage 1..4, index, blocks of the stage) -> `BlockPlan`.
@@ -116,6 +193,7 @@ class ResNet(nn.Module):
         self,
         blocks: Sequence[int],
         *,
+        block: type[BasicBlock] | type[Bottleneck] = Bottleneck,
         last_stride: int = 2,
         plan: Callable[[int, int, int], BlockPlan] = plain_plan,
         stem_conv: Callable[[], nn.Module] | None = None,
@@ -123,23 +201,16 @@ class ResNet(nn.Module):
         shortcut: Callable[[int, int, int], nn.Module] = conv_shortcut,
     ) -> None:
         super().__init__()
-        if last_stride not in (1, 2):
-            raise ValueError(f"ResNet: last_stride: got {last_stride!r}, expected 1 or 2")
+        stages = residual_stages(
+            64, blocks, block=block, last_stride=last_stride, plan=plan, shortcut=shortcut
+        )
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False) if stem_conv is None else stem_conv()
         self.bn1 = stem_norm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        channels = 64
-        for stage, (count, stride) in enumerate(zip(blocks, (1, 2, 2, last_stride), strict=True), start=1):
-            planes = 32 * 2**stage
-            layer = []
-            for index in range(count):
-                step, out = (stride if index == 0 else 1), planes * Bottleneck.expansion
-                projection = shortcut(channels, out, step) if step != 1 or channels != out else None
-                layer.append(Bottleneck(channels, planes, step, projection, plan(stage, index, count)))
-                channels = out
-            self.add_module(f"layer{stage}", nn.Sequential(*layer))
-        self.out_channels = channels
+        for number, stage in enumerate(stages, start=1):
+            self.add_module(f"layer{number}", stage)
+        self.out_channels = 512 * block.expansion
         initialise(self)
 
     def feature_map(self, images: Tensor) -> Tensor:
@@ -151,4 +222,7 @@ class ResNet(nn.Module):
         return self.feature_map(images)
 
 
-RESNET50 = (3, 4, 6, 3)
+RESNET18 = (2, 2, 2, 2)
+RESNET34 = RESNET50 = (3, 4, 6, 3)
+RESNET101 = (3, 4, 23, 3)
+RESNET152 = (3, 8, 36, 3)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plainest contract: one feature, one classifier on it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from fastreid_ops.models.output import TrainOutput
+
+
+class FeatureClassifier(nn.Module):
+    """Model with one feature and a linear classifier on that feature.
+
+    Evaluation: images (B, 3, H, W) -> (B, ``feature_dim``), not normalised. Training: one head of logits
+    (B, num_classes) and the same feature. A subclass sets ``feature_dim`` and ``classifier`` and writes `embed`.
+    """
+
+    feature_dim: int
+    classifier: nn.Module
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, ``feature_dim``)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor | TrainOutput:
+        feature = self.embed(images)
+        if not self.training:
+            return feature
+        return TrainOutput((self.classifier(feature),), (feature,))
