@@ -99,7 +99,8 @@ struct Net {
 
   // Units [begin, end) of all branches of samples [first_sample, last_sample); a weight's row is read once.
   template <class F>
-  void each(int branches, int64_t first_sample, int64_t last_sample, int64_t begin, int64_t end, const F& unit) const {
+  void each(int branches, int64_t first_sample, int64_t last_sample, int64_t begin, int64_t end,
+            const F& unit) const {
     for (int64_t j = begin; j < end; ++j)
       for (int k = 0; k < branches; ++k)
         for (int64_t b = first_sample; b < last_sample; ++b) unit(k * batch + b, j);
@@ -115,8 +116,8 @@ struct Net {
 template <class T>
 AttentionGate gate_of(const AttentionWhole& whole, int branch) {
   AttentionGate gate = whole.apply.gate[branch];
-  const T* logits = static_cast<const T*>(whole.logits) +
-                    branch * whole.apply.shape.batch * whole.network.channels;
+  const T* logits =
+      static_cast<const T*>(whole.logits) + branch * whole.apply.shape.batch * whole.network.channels;
   (gate.channels_last ? gate.column : gate.row) = logits;
   return gate;
 }
@@ -132,9 +133,9 @@ void whole(const AttentionWhole& problem, int64_t begin, int64_t end, void* memo
     for (int64_t b = begin; b < end; ++b) {
       const int64_t row = k * shape.batch + b, channels = net.of.channels;
       T* s = net.statistics + row * net.parts * channels;
-      const PoolTo<T> to = {net.of.mean ? s : nullptr, net.of.maximum ? s + (net.parts - 1) * channels : nullptr,
-                            problem.place == nullptr ? nullptr : problem.place + row * channels,
-                            problem.count_ties};
+      const PoolTo<T> to = {
+          net.of.mean ? s : nullptr, net.of.maximum ? s + (net.parts - 1) * channels : nullptr,
+          problem.place == nullptr ? nullptr : problem.place + row * channels, problem.count_ties};
       const PoolTo<T> nothing = {};
       const S* x = static_cast<const S*>(problem.apply.x[k]) + b * shape.rows * shape.columns;
       pool_sample(x, shape.rows, shape.columns, by_column ? nothing : to, 0, shape.rows,
@@ -142,7 +143,8 @@ void whole(const AttentionWhole& problem, int64_t begin, int64_t end, void* memo
     }
   }
   if (net.weight2 != nullptr)
-    net.each(branches, begin, end, 0, net.of.hidden, [&](int64_t row, int64_t j) { net.hidden_unit(row, j); });
+    net.each(branches, begin, end, 0, net.of.hidden,
+             [&](int64_t row, int64_t j) { net.hidden_unit(row, j); });
   net.each(branches, begin, end, 0, net.of.channels, [&](int64_t row, int64_t c) { net.logit(row, c); });
   AttentionApply apply = problem.apply;
   for (int k = 0; k < branches; ++k) apply.gate[k] = gate_of<T>(problem, k);
@@ -172,8 +174,18 @@ void whole_backward(const AttentionWholeBackward& problem, int64_t begin, int64_
   const void* const result = forward.apply.relu ? forward.apply.result : nullptr;
 
   for (int k = 0; k < branches; ++k) {
-    AttentionReduce reduce = {shape,   gate_of<T>(forward, k), forward.apply.x[k], problem.grad, result, false,
-                              nullptr, nullptr,                nullptr,            nullptr,      nullptr, nullptr};
+    AttentionReduce reduce = {shape,
+                              gate_of<T>(forward, k),
+                              forward.apply.x[k],
+                              problem.grad,
+                              result,
+                              false,
+                              nullptr,
+                              nullptr,
+                              nullptr,
+                              nullptr,
+                              nullptr,
+                              nullptr};
     (by_column ? reduce.grad_column : reduce.grad_row) = grad_logits + k * shape.batch * channels;
     for (int64_t b = begin; b < end; ++b) Reduce<S>(reduce, b, rest).run(0, shape.rows);
   }
@@ -188,13 +200,15 @@ void whole_backward(const AttentionWholeBackward& problem, int64_t begin, int64_
         if (net.weight2 != nullptr) {
           T* h = grad_hidden + (row * net.copies + copy) * hidden;
           const T* was = net.hidden + (row * net.copies + copy) * hidden;
-          combine(h, hidden, channels, [&](int64_t c) { return net.weight2 + c * hidden; },
-                  [&](int64_t c) { return z[c]; });
+          combine(
+              h, hidden, channels, [&](int64_t c) { return net.weight2 + c * hidden; },
+              [&](int64_t c) { return z[c]; });
           for (int64_t j = 0; j < hidden; ++j) h[j] = was[j] <= 0 ? T(0) : h[j];
           from = h;
         }
-        combine(s + copy * channels, net.of.inputs, net.weight2 == nullptr ? channels : hidden,
-                [&](int64_t j) { return net.weight1 + j * net.of.inputs; }, [&](int64_t j) { return from[j]; });
+        combine(
+            s + copy * channels, net.of.inputs, net.weight2 == nullptr ? channels : hidden,
+            [&](int64_t j) { return net.weight1 + j * net.of.inputs; }, [&](int64_t j) { return from[j]; });
       }
     }
   }
@@ -229,7 +243,8 @@ template <class T>
 void weight_gradients(const AttentionWholeBackward& problem, const AttentionWeightGradients& to, int layer,
                       int64_t begin, int64_t end) {
   const Net<T> net(problem.forward);
-  const int64_t rows = problem.forward.apply.branches * net.batch, channels = net.of.channels, hidden = net.of.hidden;
+  const int64_t rows = problem.forward.apply.branches * net.batch, channels = net.of.channels,
+                hidden = net.of.hidden;
   const T* const grad_logits = static_cast<const T*>(problem.grad_logits);
   const T* const grad_hidden = static_cast<const T*>(problem.grad_hidden);
   T* const weight = static_cast<T*>(layer == 1 ? to.weight1 : to.weight2);
@@ -241,7 +256,8 @@ void weight_gradients(const AttentionWholeBackward& problem, const AttentionWeig
   };
   const auto in = [&](int64_t term) {
     if (layer == 2) return static_cast<const T*>(net.hidden) + term * hidden;
-    return static_cast<const T*>(net.statistics) + (term / net.copies * net.parts + term % net.copies) * channels;
+    return static_cast<const T*>(net.statistics) +
+           (term / net.copies * net.parts + term % net.copies) * channels;
   };
   const int64_t width = layer == 2 ? hidden : net.of.inputs;
   for (int64_t j = begin; j < end; ++j) {
