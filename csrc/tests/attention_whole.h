@@ -2,13 +2,9 @@
 // Channel attention as a whole (CPU only): the cases of test_attention.cpp that have a network.
 #pragma once
 
-#include "attention_oracle.h"
-#include "every.h"
+#include "attention_runs.h"
 
 namespace {
-
-using namespace fastreid;
-using namespace testing;
 
 using Reals = std::vector<long double>;
 

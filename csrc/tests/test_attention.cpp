@@ -1,198 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The four passes of attention.h against attention_oracle.h: the CPU kernels in every instruction set and in parts, the
-// CUDA kernels on the emulated device. Channel attention as a whole is in attention_whole.h.
+// The passes of attention.h against attention_oracle.h. Here those with gates; statistics are in attention_pool.h, channel
+// attention as a whole in attention_whole.h.
 #include "attention/attention.h"
 
 #include <algorithm>
 
-#include "attention_oracle.h"
+#include "attention_pool.h"
+#include "attention_runs.h"
 #include "attention_whole.h"
-#include "every.h"
-#include "testing.h"
-#include "values.h"
 
 namespace {
-
-using namespace fastreid;
-using namespace testing;
-
-// Height of the positions and how many share an entry of a full gate, along y and x.
-struct Size {
-  int64_t batch, rows, columns;
-  int64_t height = 1, factor_y = 1, factor_x = 1;
-};
-
-AttentionShape shape_of(const Size& size, Type type) {
-  return {size.batch, size.rows, size.columns, static_cast<Dtype>(type)};
-}
-
-struct Pooled {
-  Array row_mean, row_max, column_mean, column_max;
-  std::vector<int32_t> row_place, column_place;
-
-  Pooled(const AttentionShape& s, Type type)
-      : row_mean(wide(type), s.batch * s.rows),
-        row_max(wide(type), s.batch * s.rows),
-        column_mean(wide(type), s.batch * s.columns),
-        column_max(wide(type), s.batch * s.columns),
-        row_place(static_cast<std::size_t>(s.batch * s.rows), -7),
-        column_place(static_cast<std::size_t>(s.batch * s.columns), -7) {}
-  // Bits 1, 2, 4, 8: row mean, row maximum, column mean, column maximum.
-  AttentionPool view(int wanted, bool ties) {
-    AttentionPool to = {};
-    if (wanted & 1) to.row_mean = row_mean.data();
-    if (wanted & 2) to.row_max = row_max.data(), to.row_place = row_place.data();
-    if (wanted & 4) to.column_mean = column_mean.data();
-    if (wanted & 8) to.column_max = column_max.data(), to.column_place = column_place.data();
-    to.count_ties = ties;
-    return to;
-  }
-  bool same_bits(const Pooled& other) const {
-    return row_mean.same_bits(other.row_mean) && row_max.same_bits(other.row_max) &&
-           column_mean.same_bits(other.column_mean) && column_max.same_bits(other.column_max) &&
-           row_place == other.row_place && column_place == other.column_place;
-  }
-};
-
-void compare_side(const Side& side, const Array* mean, const Array* peak, const std::vector<int32_t>& place,
-                  bool ties, Type type) {
-  if (mean != nullptr) side.mean.compare("mean", *mean, type);
-  for (std::size_t i = 0; peak != nullptr && i < side.peak.size(); ++i) {
-    CHECK_NEAR(peak->get(static_cast<int64_t>(i)), side.peak[i], 0.0, 0.0);
-    if (!ties || !std::isnan(side.peak[i])) CHECK_EQUAL(place[i], ties ? side.count[i] : side.place[i]);
-  }
-}
-
-void compare_pool(const PoolOracle& oracle, const Pooled& got, int wanted, bool ties, Type type) {
-  compare_side(oracle.row, wanted & 1 ? &got.row_mean : nullptr, wanted & 2 ? &got.row_max : nullptr,
-               got.row_place, ties, type);
-  compare_side(oracle.column, wanted & 4 ? &got.column_mean : nullptr, wanted & 8 ? &got.column_max : nullptr,
-               got.column_place, ties, type);
-}
-
-// body(begin, end) over [0, size), in `parts`.
-template <typename Body>
-void in_parts(int64_t size, int parts, Body body) {
-  for (int64_t part = 0; part < parts; ++part)
-    if (size * part / parts < size * (part + 1) / parts) body(size * part / parts, size * (part + 1) / parts);
-}
-
-Pooled pool_on_cpu(const AttentionShape& s, Array& x, int wanted, bool ties, int parts) {
-  const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
-  Pooled got(s, x.type());
-  const AttentionPool to = got.view(wanted, ties);
-  Scratch scratch(kernels.workspace_bytes(&s));
-  for (int64_t b = 0; b < s.batch; ++b) {
-    if ((wanted & 12) == 0) {
-      in_parts(s.rows, parts, [&](int64_t begin, int64_t end) {
-        kernels.pool(&s, x.data(), &to, b, begin, end, 0, s.columns, scratch.data());
-      });
-    } else if ((wanted & 3) == 0) {
-      in_parts(s.columns, parts, [&](int64_t begin, int64_t end) {
-        kernels.pool(&s, x.data(), &to, b, 0, s.rows, begin, end, scratch.data());
-      });
-    } else {
-      kernels.pool(&s, x.data(), &to, b, 0, s.rows, 0, s.columns, scratch.data());
-    }
-  }
-  return got;
-}
-
-#ifdef FASTREID_EMULATED
-Pooled pool_on_device(const AttentionShape& s, Array& x, int wanted, bool ties) {
-  Pooled got(s, x.type());
-  const AttentionPool to = got.view(wanted, ties);
-  Scratch scratch(cuda::attention_pool_scratch(s, to));
-  CHECK_EQUAL(cuda::launch_attention_pool(s, x.data(), to, scratch.data(), nullptr), 0);
-  return got;
-}
-#endif
-
-// run(parts) on the CPU in every instruction set: the same bits everywhere; compare(result) once for each.
-template <typename Run, typename Compare>
-void check_cpu(Run run, Compare compare) {
-  bool compared = false;
-  auto first = run(1);
-  for_every_isa([&] {
-    const auto got = run(1);
-    if (!compared || !got.same_bits(first)) compare(got);
-    compared = true;
-    CHECK(got.same_bits(first));
-    for (const int parts : {2, 3}) CHECK(run(parts).same_bits(first));
-  });
-}
-
-// run() on the emulated device; with `orders` in every order of its threads: the same bits.
-template <typename Run, typename Compare>
-void check_device([[maybe_unused]] Run run, [[maybe_unused]] Compare compare, [[maybe_unused]] bool orders) {
-#ifdef FASTREID_EMULATED
-  Trying trying("emulated device");
-  const auto first = run();
-  compare(first);
-  if (orders) for_every_order([&] { CHECK(run().same_bits(first)); });
-#endif
-}
-
-void check_pool(const Size& size, Array& x, int wanted, bool ties, bool orders) {
-  const AttentionShape s = shape_of(size, x.type());
-  Trying trying(name(x.type()), " ", s.batch, " x ", s.rows, " x ", s.columns, " wanted ", wanted, " ties ",
-                ties);
-  const PoolOracle oracle(s, x);
-  const auto compare = [&](const Pooled& got) { compare_pool(oracle, got, wanted, ties, x.type()); };
-  check_cpu([&](int parts) { return pool_on_cpu(s, x, wanted, ties, parts); }, compare);
-  check_device([&] { return pool_on_device(s, x, wanted, ties); }, compare, orders);
-}
-
-// Single entries, odd sizes, rows past a warp and past a block, tiles of columns, chunks of rows, more samples than the
-// emulation's grid has.
-constexpr Size kSizes[] = {{1, 1, 1},
-                           {2, 1, 5},
-                           {2, 7, 1},
-                           {1, 3, 33},
-                           {3, 33, 17, 1},
-                           {1, 20, 64, 8, 4, 2},
-                           {5, 6, 24, 4, 2, 3},
-                           {2, 4, 48, 6},
-                           {1, 150, 8, 4, 1, 2},
-                           {1, 70, 300, 10, 5, 6},
-                           {1, 2, 1100, 11, 11, 100}};
-
-CASE(pool) {
-  constexpr int kWanted[] = {1, 2, 3, 4, 8, 12, 5, 10, 15};
-  Random random(1);
-  int turn = 0;
-  for (const Type type : kTypes) {
-    for (const Size& size : kSizes) {
-      Array x = rectified_array(type, size.batch * size.rows * size.columns, random);
-      for (const bool ties : {false, true})
-        for (const int wanted : {3, 12, 15, kWanted[turn++ % 9]})
-          check_pool(size, x, wanted, ties, turn % 5 == 0 && size.columns < 100);
-      Array y = random_array(type, x.size(), random, -5, -1);
-      check_pool(size, y, 15, turn % 2 == 0, false);
-    }
-  }
-}
-
-CASE(pool_of_what_is_no_number) {
-  constexpr Size kFew[] = {{1, 1, 1}, {2, 9, 13}, {1, 40, 64}, {1, 3, 280}};
-  Random random(2);
-  for (const Type type : kTypes) {
-    for (const Size& size : kFew) {
-      for (const double value :
-           {static_cast<double>(NAN), static_cast<double>(INFINITY), -static_cast<double>(INFINITY)}) {
-        Array x = random_array(type, size.batch * size.rows * size.columns, random, -2, 2);
-        for (int64_t n = 0; n < 1 + x.size() / 100; ++n) x.set(random.below(x.size()), value);
-        for (int64_t c = 0; c < size.columns; ++c)
-          x.set((size.rows - 1) * size.columns + c, value);  // nothing else
-        for (const bool ties : {false, true}) {
-          check_pool(size, x, 15, ties, false);
-          check_pool(size, x, 3, ties, false);
-          check_pool(size, x, 12, ties, false);
-        }
-      }
-    }
-  }
-}
 
 // Everything one gate is tried with.
 struct Problem {
@@ -488,5 +305,40 @@ CASE(gates_pass_on_what_is_no_number) {
     }
   }
 }
+
+#ifdef FASTREID_EMULATED
+// The same bits wherever a map lies: what is not aligned is loaded otherwise, and added up in the same order.
+CASE(bits_do_not_depend_on_alignment) {
+  for (const Type type : kTypes) {
+    for (const Size& size : {Size{2, 30, 96, 8, 2, 3}, Size{1, 3, 2080, 13, 13, 4}}) {
+      for (const Kind kind : kKinds) {
+        Trying trying(name(type), " ", size.rows, " x ", size.columns, " kind ", static_cast<int>(kind));
+        Problem p(size, type, kind, GateActivation::sigmoid, 1, false, false, 3);
+        Array shifted(type, p.x[0].size() + 1);
+        std::memcpy(shifted.at(1), p.x[0].data(), static_cast<std::size_t>(p.x[0].size() * size_of(type)));
+        const auto run = [&](const void* x, Reduced& sums, Pooled& pooled, Array& result) {
+          AttentionReduce reduce = reduce_of(p, 0, false, sums);
+          AttentionApply apply = apply_of(p, true, false, result);
+          const AttentionPool pool = pooled.view(15, false);
+          reduce.x = apply.x[0] = x;
+          Scratch for_sums(cuda::attention_reduce_scratch(reduce)),
+              for_pool(cuda::attention_pool_scratch(p.shape, pool));
+          CHECK_EQUAL(cuda::launch_attention_reduce(reduce, for_sums.data(), nullptr), 0);
+          CHECK_EQUAL(cuda::launch_attention_apply(apply, nullptr), 0);
+          CHECK_EQUAL(cuda::launch_attention_pool(p.shape, x, pool, for_pool.data(), nullptr), 0);
+        };
+        Reduced sums(p), sums_shifted(p);
+        Pooled pooled(p.shape, type), pooled_shifted(p.shape, type);
+        Array result(type, p.residual.size()), result_shifted(type, p.residual.size());
+        run(p.x[0].data(), sums, pooled, result);
+        run(shifted.at(1), sums_shifted, pooled_shifted, result_shifted);
+        CHECK(sums.same_bits(sums_shifted));
+        CHECK(pooled.same_bits(pooled_shifted));
+        CHECK(result.same_bits(result_shifted));
+      }
+    }
+  }
+}
+#endif
 
 }  // namespace
