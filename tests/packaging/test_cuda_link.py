@@ -31,8 +31,15 @@ print(json.dumps({"before": before, "CPU": ops("CPU"), "CUDA": ops("CUDA")}))
 """
 
 
-# One call in parts, for progress and Ctrl-C: on a device the call does not wait for its work.
-CPU_ONLY = {"fastreid::nearest_part", "fastreid::nearest_state"}
+CPU_ONLY = {
+    # One call in parts, for progress and Ctrl-C: on a device the call does not wait for its work.
+    "fastreid::nearest_part",
+    "fastreid::nearest_state",
+    # Statistics, network and gate while a sample's map is in a core's cache: on a device the Python function composes
+    # pool, network and gate.
+    "fastreid::channel_attention",
+    "fastreid::channel_attention_backward",
+}
 
 
 @pytest.fixture(scope="module")

@@ -83,3 +83,7 @@ template <typename T>
 void __stcs(T* address, T value) {
   *address = value;
 }
+template <typename T>
+void __stcg(T* address, T value) {
+  *address = value;
+}
