@@ -82,6 +82,7 @@ MODELS: dict[str, str] = {
     # strong baselines and NAIC
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
     # visible-infrared
+    "mdinet": "fastreid_ops.models.mdinet:mdinet",
     # cloth-changing
 }
 
