@@ -83,6 +83,10 @@ MODELS: dict[str, str] = {
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
     # visible-infrared
     "mdinet": "fastreid_ops.models.mdinet:mdinet",
+    "deen_sysu": "fastreid_ops.models.deen:deen_sysu",
+    "deen_regdb": "fastreid_ops.models.deen:deen_regdb",
+    "deen_llcm": "fastreid_ops.models.deen:deen_llcm",
+    "agw": "fastreid_ops.models.agw:agw",
     # cloth-changing
 }
 

@@ -25,7 +25,7 @@ INPUT_SIZE = {
 }
 
 # Networks for visible and infrared images: a batch is half and half, unless the modality of all its images is given.
-TWO_MODALITIES = {"mdinet"}
+TWO_MODALITIES = {"agw", "deen_regdb", "mdinet"}
 
 # Models of which nothing is left behind the last ReLU with initial weights and statistics.
 FADES = {"squeezenet_v0"}
@@ -35,6 +35,8 @@ WITHOUT_NORMS = {"squeezenet1_0", "squeezenet1_1"}
 # Models that only run the tests of shapes, evaluation, saving and loading: large ones, and further sizes of a network
 # that runs everything in its smallest.
 HEAVY = {
+    "deen_llcm",
+    "deen_sysu",
     "densenet121_fc512",
     "densenet161",
     "densenet169",
