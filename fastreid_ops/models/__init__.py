@@ -87,6 +87,7 @@ MODELS: dict[str, str] = {
     "deen_regdb": "fastreid_ops.models.deen:deen_regdb",
     "deen_llcm": "fastreid_ops.models.deen:deen_llcm",
     "agw": "fastreid_ops.models.agw:agw",
+    "embednet": "fastreid_ops.models.embednet:embednet",
     # cloth-changing
 }
 

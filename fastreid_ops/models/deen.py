@@ -4,19 +4,12 @@ visible-infrared person re-identification", CVPR 2023), in the form of its publi
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastreid_ops.layers.embedding_expansion import DEE
 from fastreid_ops.layers.feature_aggregation import MFA
 from fastreid_ops.models.output import TrainOutput
-from fastreid_ops.models.two_stream import TwoStream
-from fastreid_ops.ops import _checks as check
-
-TEST_FEATURES = ("all", "pooled", "neck", "original")
+from fastreid_ops.models.two_stream import TwoStream, check_ranking, ranking_feature
 
 
 class DEEN(TwoStream):
@@ -46,7 +39,8 @@ class DEEN(TwoStream):
         unused_copies: see `TwoStream`; 89,044,320 parameters instead of 42,037,792 with 395 identities.
 
     Raises:
-        ValueError: an unknown test_feature, pool_weight outside [0, 1], another mode, an odd batch with mode 0, an image whose maps do not go together.
+        ValueError: an unknown test_feature, pool_weight outside [0, 1], another mode, an odd batch with
+            mode 0, an image whose maps do not go together.
     """
 
     def __init__(
@@ -59,9 +53,7 @@ class DEEN(TwoStream):
         pool_weight: float = 0.5,
         unused_copies: bool = False,
     ) -> None:
-        check.choice("DEEN", "test_feature", test_feature, TEST_FEATURES)
-        if not 0 <= pool_weight <= 1:
-            raise ValueError(check.message("DEEN", "pool_weight", pool_weight, "a share from 0 to 1"))
+        check_ranking("DEEN", test_feature, pool_weight)
         super().__init__(stages=4 if deep else 3, unused_copies=unused_copies)
         self.deep, self.test_feature, self.pool_weight = deep, test_feature, float(pool_weight)
         channels = 2048 if deep else 1024
@@ -88,14 +80,7 @@ class DEEN(TwoStream):
         pooled, neck = self.embed(images, mode)
         if self.training:
             return TrainOutput(self.classifier(neck).chunk(3), pooled.chunk(3))
-        before, after = (F.normalize(x, dim=1).chunk(3) for x in (pooled, neck))
-        if self.test_feature == "original":
-            return after[0]
-        if self.test_feature == "all":
-            before = [x * math.sqrt(2 * self.pool_weight) for x in before]
-            after = [x * math.sqrt(2 - 2 * self.pool_weight) for x in after]
-        parts = {"all": (*before, *after), "pooled": before, "neck": after}[self.test_feature]
-        return torch.cat(parts, 1)
+        return ranking_feature(pooled, neck, 3, self.test_feature, self.pool_weight)
 
 
 def deen_sysu(

@@ -3,12 +3,42 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastreid_ops.models.backbones.resnet import RESNET50, ResNet, residual_stages
 from fastreid_ops.models.initialise import initialise
 from fastreid_ops.ops import _checks as check
+
+TEST_FEATURES = ("all", "pooled", "neck", "original")
+
+
+def check_ranking(model: str, test_feature: object, pool_weight: float) -> None:
+    """Refuse what `ranking_feature` does not know."""
+    check.choice(model, "test_feature", test_feature, TEST_FEATURES)
+    if not 0 <= pool_weight <= 1:
+        raise ValueError(check.message(model, "pool_weight", pool_weight, "a share from 0 to 1"))
+
+
+def ranking_feature(
+    pooled: Tensor, neck: Tensor, branches: int, test_feature: str, pool_weight: float
+) -> Tensor:
+    """(branches * B, C) before and after the neck -> (B, D), whose inner products are sums of cosine similarities.
+
+    ``"all"``: every feature, of length one, side by side, the similarities before the neck weighted 2 pool_weight,
+    those after it 2 - 2 pool_weight; ``"pooled"``, ``"neck"``: those before or after it, unweighted; ``"original"``:
+    the first after it.
+    """
+    before, after = (F.normalize(x, dim=1).chunk(branches) for x in (pooled, neck))
+    if test_feature == "original":
+        return after[0]
+    if test_feature == "all":
+        before = [x * math.sqrt(2 * pool_weight) for x in before]
+        after = [x * math.sqrt(2 - 2 * pool_weight) for x in after]
+    return torch.cat({"all": (*before, *after), "pooled": before, "neck": after}[test_feature], 1)
 
 
 def _stem() -> nn.ModuleDict:

@@ -137,9 +137,9 @@ def attention_gate(
     ``full``                    ``full[b, c, y * h // H, x * w // W]``, the nearest entry
     ==========================  ===========================================================================
 
-    ``activation``: ``sigmoid``, ``relu``, ``linear`` or ``sigmoid_relu``, the sigmoid of a ReLU. x may be a sequence of
-    up to 8 maps, each with its own entry of ``channel`` or of ``spatial``: then the result is the sum of the gated maps,
-    what the streams of OSNet are fused by.
+    ``activation``: ``sigmoid``, ``relu``, ``linear`` or ``sigmoid_relu``, the sigmoid of a ReLU. x may be a sequence
+    of up to 8 maps, each with its own entry of ``channel`` or of ``spatial``: then the result is the sum of the gated
+    maps, what the streams of OSNet are fused by.
 
     *Shapes*: x (B, C, H, W), float32, float64, bfloat16 or float16, as is the result; contiguous or channels_last
     without a copy, other strides with one. channel (B, C) or (B, C, 1, 1); spatial (B, H, W) or (B, 1, H, W); shift

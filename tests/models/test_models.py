@@ -25,7 +25,10 @@ INPUT_SIZE = {
 }
 
 # Networks for visible and infrared images: a batch is half and half, unless the modality of all its images is given.
-TWO_MODALITIES = {"agw", "deen_regdb", "mdinet"}
+TWO_MODALITIES = {"agw", "deen_regdb", "embednet", "mdinet"}
+
+# Networks that take the images of these tests with other options only, or are much too large for them.
+OPTIONS = {"embednet": {"image_size": (64, 32), "dim": 48, "depth": 4, "num_heads": 4}}
 
 # Models of which nothing is left behind the last ReLU with initial weights and statistics.
 FADES = {"squeezenet_v0"}
@@ -81,7 +84,7 @@ def name(request, need_timm):
 
 def make(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return create_model(name, CLASSES)
+    return create_model(name, CLASSES, **OPTIONS.get(name, {}))
 
 
 def random_images(name: str) -> torch.Tensor:
@@ -158,7 +161,7 @@ def test_save_and_load_round_trip(settled):
     torch.save(model.state_dict(), file)
     file.seek(0)
     with torch.device("meta"):  # no values of its own
-        other = create_model(name, CLASSES).eval()
+        other = create_model(name, CLASSES, **OPTIONS.get(name, {})).eval()
     other.load_state_dict(torch.load(file, weights_only=True), assign=True)
     with torch.no_grad():
         assert torch.equal(other(images), model(images))
