@@ -73,6 +73,7 @@ HEAVY = {
     "shufflenet_v2_x1_5",
     "shufflenet_v2_x2_0",
     "squeezenet1_1",
+    "vit_base_patch16_224",
 }
 
 
