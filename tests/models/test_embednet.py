@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from fastreid_ops.layers.token_aggregation import TokenMFA
 from fastreid_ops.losses.deen import OrthogonalityLoss
 from fastreid_ops.models import create_model
+from fastreid_ops.models.backbones.vit import VisionTransformer
+from fastreid_ops.models.weights import load_weights
 
 SMALL = {"image_size": (64, 64), "dim": 48, "depth": 4, "num_heads": 4}
 FILES = {"expand": "dee", "fuse": "dee_fuse", "tmhee": "tmhee", "cmatm": "cmatm", "ssdec": "ssdec"}
@@ -188,6 +190,28 @@ def test_other_sizes_of_images():
     maps = model.backbone.pos_embed.transpose(1, 2).reshape(1, 48, 4, 2)
     want = F.interpolate(maps, size=(8, 4), mode="bicubic", antialias=True)
     torch.testing.assert_close(got, want.flatten(2).transpose(1, 2), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 32)])
+def test_weights_of_a_vision_transformer(size):
+    torch.manual_seed(0)
+    source = VisionTransformer(image_size=(64, 64), dim=48, depth=4, num_heads=4).eval()
+    model = create_model("embednet", 5, **{**SMALL, "image_size": size}).eval()
+    report = load_weights(model, model.from_vit(source.state_dict()))
+    assert not report.unexpected
+    assert not report.misfits
+    assert not [key for key in report.missing if key.startswith("backbone.")]
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        patches = source.patch_embed(images)
+        positions = source.pos_embed[:, 1:]
+        if size != (64, 64):
+            maps = positions.transpose(1, 2).reshape(1, 48, 4, 4)
+            maps = F.interpolate(maps, size=(6, 2), mode="bicubic", antialias=True)
+            positions = maps.flatten(2).transpose(1, 2)
+        want = source.blocks(patches + positions)
+        for mode in (0, 1, 2):  # the aggregations start as the identity
+            torch.testing.assert_close(model.tokens(images, mode), want, rtol=1e-4, atol=1e-5)
 
 
 def test_one_modality_needs_no_images_of_the_other(dee, images):

@@ -10,6 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from fastreid_ops.models import create_model
+from fastreid_ops.models.backbones.resnet import RESNET50, ResNet
+from fastreid_ops.models.weights import load_weights
 
 WHOLE = {"unused_copies": True}
 
@@ -133,6 +135,34 @@ def test_unused_copies_have_no_influence():
     images = torch.randn(4, 3, 64, 32)
     with torch.no_grad():
         assert torch.equal(full.eval()(images), lean.eval()(images))
+
+
+def test_weights_of_a_plain_network_serve_every_place():
+    torch.manual_seed(0)
+    source = ResNet(RESNET50, last_stride=1).eval()
+    weights = {**source.state_dict(), "fc.weight": torch.zeros(1000, 2048)}
+    for options in ({}, WHOLE):
+        model = create_model("agw", 5, **options).eval()
+        report = load_weights(model, model.from_resnet(weights))
+        assert {key.split(".")[0] for key in report.missing} == {"NL_2", "NL_3", "bottleneck", "classifier"}
+        assert not report.unexpected
+        assert not report.misfits
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():  # the non-local blocks start as the identity
+        want = (source(images).pow(3).mean((2, 3)) + 1e-12) ** (1 / 3)
+        for mode in (0, 1, 2):
+            torch.testing.assert_close(model.embed(images, mode)[0], want)
+
+
+def test_published_checkpoints_load(tmp_path):
+    """As the public code saves them: under ``net``, with every unused copy, beside the best figures."""
+    torch.manual_seed(0)
+    full, lean = create_model("deen_regdb", 5, **WHOLE), create_model("deen_regdb", 5)
+    torch.save({"net": full.state_dict(), "mAP": 0.5, "epoch": 3}, tmp_path / "model.t")
+    report = load_weights(lean, tmp_path / "model.t")
+    assert not report.missing
+    assert not report.misfits
+    assert all(torch.equal(value, full.state_dict()[key]) for key, value in lean.state_dict().items())
 
 
 def test_stems_and_shapes_on_the_way():
