@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING
 from fastreid_ops._version import __version__
 
 if TYPE_CHECKING:
+    from fastreid_ops.ops.attention import (
+        Gate,
+        Statistics,
+        attention_gate,
+        attention_pool,
+        channel_attention,
+        spatial_channel_attention,
+    )
     from fastreid_ops.ops.distance import pairwise_distance
     from fastreid_ops.ops.feature_ranking import rank_features
     from fastreid_ops.ops.nearest import Nearest, nearest
@@ -28,10 +36,15 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Gate",
     "Nearest",
     "RankMetrics",
     "SparseDistances",
+    "Statistics",
     "__version__",
+    "attention_gate",
+    "attention_pool",
+    "channel_attention",
     "gnn_rerank",
     "jaccard",
     "k_reciprocal",
@@ -41,10 +54,17 @@ __all__ = [
     "pairwise_distance",
     "rank_features",
     "rank_metrics",
+    "spatial_channel_attention",
 ]
 
 # Public name -> the module that holds it (PEP 562).
 _LAZY = {
+    "Gate": "fastreid_ops.ops.attention",
+    "Statistics": "fastreid_ops.ops.attention",
+    "attention_gate": "fastreid_ops.ops.attention",
+    "attention_pool": "fastreid_ops.ops.attention",
+    "channel_attention": "fastreid_ops.ops.attention",
+    "spatial_channel_attention": "fastreid_ops.ops.attention",
     "pairwise_distance": "fastreid_ops.ops.distance",
     "Nearest": "fastreid_ops.ops.nearest",
     "nearest": "fastreid_ops.ops.nearest",

@@ -33,6 +33,7 @@ def test_json_of_this_installation():
         "pairwise_distance",
         "rank_metrics",
         "nearest",
+        "channel_attention",
         "rank_features",
         "k_reciprocal",
     }
