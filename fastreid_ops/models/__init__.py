@@ -81,7 +81,15 @@ MODELS: dict[str, str] = {
     "xception": "fastreid_ops.models.backbones.timm:xception",
     # strong baselines and NAIC
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
+    "vit_small_patch16_224": "fastreid_ops.models.vit:vit_small_patch16_224",
+    "vit_base_patch16_224": "fastreid_ops.models.vit:vit_base_patch16_224",
     # visible-infrared
+    "mdinet": "fastreid_ops.models.mdinet:mdinet",
+    "deen_sysu": "fastreid_ops.models.deen:deen_sysu",
+    "deen_regdb": "fastreid_ops.models.deen:deen_regdb",
+    "deen_llcm": "fastreid_ops.models.deen:deen_llcm",
+    "agw": "fastreid_ops.models.agw:agw",
+    "embednet": "fastreid_ops.models.embednet:embednet",
     # cloth-changing
 }
 

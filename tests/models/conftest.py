@@ -63,3 +63,13 @@ def golden():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def vi_golden():
+    """The same of the visible-infrared networks."""
+    path = Path(__file__).parents[1] / "golden" / "visible_infrared" / "golden_rule.py"
+    spec = importlib.util.spec_from_file_location("visible_infrared_rule", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

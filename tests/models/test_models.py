@@ -24,6 +24,12 @@ INPUT_SIZE = {
     "inceptionresnetv2": (96, 80),
 }
 
+# Networks for visible and infrared images: a batch is half and half, unless the modality of all its images is given.
+TWO_MODALITIES = {"agw", "deen_regdb", "embednet", "mdinet"}
+
+# Networks that take the images of these tests with other options only, or are much too large for them.
+OPTIONS = {"embednet": {"image_size": (64, 32), "dim": 48, "depth": 4, "num_heads": 4}}
+
 # Models of which nothing is left behind the last ReLU with initial weights and statistics.
 FADES = {"squeezenet_v0"}
 
@@ -32,6 +38,8 @@ WITHOUT_NORMS = {"squeezenet1_0", "squeezenet1_1"}
 # Models that only run the tests of shapes, evaluation, saving and loading: large ones, and further sizes of a network
 # that runs everything in its smallest.
 HEAVY = {
+    "deen_llcm",
+    "deen_sysu",
     "densenet121_fc512",
     "densenet161",
     "densenet169",
@@ -65,6 +73,7 @@ HEAVY = {
     "shufflenet_v2_x1_5",
     "shufflenet_v2_x2_0",
     "squeezenet1_1",
+    "vit_base_patch16_224",
 }
 
 
@@ -76,7 +85,7 @@ def name(request, need_timm):
 
 def make(name: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return create_model(name, CLASSES)
+    return create_model(name, CLASSES, **OPTIONS.get(name, {}))
 
 
 def random_images(name: str) -> torch.Tensor:
@@ -153,7 +162,7 @@ def test_save_and_load_round_trip(settled):
     torch.save(model.state_dict(), file)
     file.seek(0)
     with torch.device("meta"):  # no values of its own
-        other = create_model(name, CLASSES).eval()
+        other = create_model(name, CLASSES, **OPTIONS.get(name, {})).eval()
     other.load_state_dict(torch.load(file, weights_only=True), assign=True)
     with torch.no_grad():
         assert torch.equal(other(images), model(images))
@@ -161,15 +170,17 @@ def test_save_and_load_round_trip(settled):
 
 def test_evaluation_of_an_image_does_not_depend_on_its_batch(name, images):
     model = evaluating(name)
+    mode = {"mode": 1} if name in TWO_MODALITIES else {}
     with torch.no_grad():
-        assert_near(model(images[2:3]), model(images)[2:3], 1e-4)
+        assert_near(model(images[2:3], **mode), model(images, **mode)[2:3], 1e-4)
 
 
 def test_every_trainable_parameter_gets_a_finite_gradient(name, images):
     model = make(name).train()
     output = model(images)
     logits = sum(nn.functional.cross_entropy(x, torch.tensor([0, 1, 2, 3])) for x in output.logits)
-    (logits + sum(f.square().mean() for f in output.features)).backward()
+    others = (*output.features, *output.auxiliary.values())
+    (logits + sum(f.square().mean() for f in others)).backward()
     for key, parameter in model.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, key
@@ -186,10 +197,10 @@ def test_frozen_statistics_stay_while_weights_train(name, images):
     before = copy.deepcopy(model.state_dict())
     output = model(images)
     assert isinstance(output, TrainOutput)
-    sum(x.square().sum() for x in output.logits).backward()
+    sum(x.square().sum() for x in (*output.logits, *output.auxiliary.values())).backward()
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     assert bool(norms) == (name not in WITHOUT_NORMS)
-    assert all(m.weight.grad is not None for m in norms)
+    assert all(m.weight is None or m.weight.grad is not None for m in norms)
     for key, tensor in model.state_dict().items():
         if "running_" in key or "num_batches" in key:
             assert torch.equal(tensor, before[key]), key

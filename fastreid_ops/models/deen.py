@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DEEN (Zhang and Wang, "Diverse embedding expansion network and low-light cross-modality benchmark for
+visible-infrared person re-identification", CVPR 2023), in the form of its public code."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastreid_ops.layers.embedding_expansion import DEE
+from fastreid_ops.layers.feature_aggregation import MFA
+from fastreid_ops.models.output import TrainOutput
+from fastreid_ops.models.two_stream import TwoStream, check_ranking, ranking_feature
+
+
+class DEEN(TwoStream):
+    """ResNet-50 with a stem for each modality, whose maps are corrected by earlier ones (`MFA`) and tripled (`DEE`).
+
+    ``model(images, mode)``: images (B, 3, H, W) whose maps of a quarter, an eighth and a sixteenth of the height and
+    width have an even number of positions; mode 0: the first half of the batch is visible, the second infrared; 1: all
+    visible; 2: all infrared.
+
+    Of each image there are three features, its own and one from each of the two generators. Training: three ``logits``
+    (B, num_classes) and three ``features`` (B, C) before the neck, in this order. The losses of the public code see the
+    3 B rows of all three, `torch.cat`; its orthogonality loss sees the second and the third.
+
+    Evaluation: (B, feature_dim). The published ranking adds six cosine similarities, of the three features before and
+    after the neck. The inner product of two rows is that sum: ``"all"`` is the six features, each of length one, side
+    by side (pooled original, branch 1, branch 2, then after the neck). ``"pooled"`` and ``"neck"`` are three of them,
+    ``"original"`` is the image's own after the neck.
+
+    Args:
+        num_classes: number of training identities.
+        deep: True for the network of SYSU-MM01 and LLCM (four stages, three `MFA`, expansion after the third stage, C =
+            2048); False for that of RegDB (three stages, two `MFA`, expansion after the second, C = 1024).
+        dropout: after the expansion.
+        test_feature: ``"all"``, ``"pooled"``, ``"neck"`` or ``"original"``.
+        pool_weight: share of the features before the neck in the sum of ``"all"``, in [0, 1]. The published script adds
+            them equally, 0.5; its alternative is 0.1.
+        unused_copies: see `TwoStream`; 89,044,320 parameters instead of 42,037,792 with 395 identities.
+
+    Raises:
+        ValueError: an unknown test_feature, pool_weight outside [0, 1], another mode, an odd batch with
+            mode 0, an image whose maps do not go together.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        deep: bool = True,
+        dropout: float = 0.01,
+        test_feature: str = "all",
+        pool_weight: float = 0.5,
+        unused_copies: bool = False,
+    ) -> None:
+        check_ranking("DEEN", test_feature, pool_weight)
+        super().__init__(stages=4 if deep else 3, unused_copies=unused_copies)
+        self.deep, self.test_feature, self.pool_weight = deep, test_feature, float(pool_weight)
+        channels = 2048 if deep else 1024
+        self.DEE = DEE(channels // 2, dropout=dropout)
+        self.MFA1 = MFA(256, 64, 0)
+        self.MFA2 = MFA(512, 256, 1)
+        if deep:
+            self.MFA3 = MFA(1024, 512, 1)
+        self._finish(channels, num_classes)
+        self.feature_dim = channels * {"all": 6, "pooled": 3, "neck": 3, "original": 1}[test_feature]
+
+    def embed(self, images: Tensor, mode: int = 0) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> (3 B, C) before and after the neck: originals, branch 1, branch 2."""
+        low = self.stem(images, mode)
+        x = self.MFA1(self.stage(1)(low), low)
+        x = self.MFA2(self.stage(2)(x), x)
+        if self.deep:
+            x = self.MFA3(self.stage(3)(x), x)
+        x = self.stage(4 if self.deep else 3)(self.DEE(x))
+        pooled = x.mean((2, 3))
+        return pooled, self.bottleneck(pooled)
+
+    def forward(self, images: Tensor, mode: int = 0) -> Tensor | TrainOutput:
+        pooled, neck = self.embed(images, mode)
+        if self.training:
+            return TrainOutput(self.classifier(neck).chunk(3), pooled.chunk(3))
+        return ranking_feature(pooled, neck, 3, self.test_feature, self.pool_weight)
+
+
+def deen_sysu(
+    num_classes: int,
+    *,
+    dropout: float = 0.01,
+    test_feature: str = "all",
+    pool_weight: float = 0.5,
+    unused_copies: bool = False,
+) -> DEEN:
+    """DEEN for SYSU-MM01, images of 384 x 144, feature of 12288 (six of 2048)."""
+    return DEEN(
+        num_classes,
+        dropout=dropout,
+        test_feature=test_feature,
+        pool_weight=pool_weight,
+        unused_copies=unused_copies,
+    )
+
+
+def deen_llcm(
+    num_classes: int,
+    *,
+    dropout: float = 0.01,
+    test_feature: str = "all",
+    pool_weight: float = 0.5,
+    unused_copies: bool = False,
+) -> DEEN:
+    """DEEN for LLCM, the same network as `deen_sysu`."""
+    return deen_sysu(
+        num_classes,
+        dropout=dropout,
+        test_feature=test_feature,
+        pool_weight=pool_weight,
+        unused_copies=unused_copies,
+    )
+
+
+def deen_regdb(
+    num_classes: int,
+    *,
+    dropout: float = 0.01,
+    test_feature: str = "all",
+    pool_weight: float = 0.5,
+    unused_copies: bool = False,
+) -> DEEN:
+    """DEEN for RegDB, without the fourth stage, feature of 6144 (six of 1024)."""
+    return DEEN(
+        num_classes,
+        deep=False,
+        dropout=dropout,
+        test_feature=test_feature,
+        pool_weight=pool_weight,
+        unused_copies=unused_copies,
+    )
