@@ -16,9 +16,6 @@ from fastreid_ops.ops import _checks as check
 PARTS = 6
 TESTS = ("merge", "split", "ensemble")
 
-# What the original multiplies the parts' logits with where it trains for the ensemble.
-ENSEMBLE_SCALES = (0.1, 0.2, 0.5, 0.33, 0.8, 0.22)
-
 
 class PartOutput(NamedTuple):
     """What the head hands over in training.
@@ -71,9 +68,9 @@ class DynamicPCB(nn.Module):
         (B, features): a 1x1 convolution of the map, each position divided by its norm, generalised mean of power 3.
 
     The layers ``bn`` and ``feat_bn2d`` do nothing, and ``local_conv`` only serves ``ensemble``: they are there for the
-    checkpoints, get no gradient and are frozen, so ``ensemble`` is of use with loaded weights. Of the original's
-    training for the ensemble, which fails with an attribute that does not exist, the scales of the parts' logits
-    remain: ``test="ensemble"`` applies them in training.
+    checkpoints, get no gradient and are frozen, so ``ensemble`` is of use with loaded weights. The original's training
+    for the ensemble fails with an attribute that does not exist; what it meant is this training with scaled logits of
+    the parts, and the scales are an argument of `losses.parts.PartLoss`.
 
     Names of parameters are the original's. In evaluation the weights are one product for all parts
     (`layers.pcb_weights`).
@@ -141,7 +138,5 @@ class DynamicPCB(nn.Module):
         if not self.training:
             return parts if self.test == "split" else torch.cat(parts, 1)
         logits = [getattr(self, f"instance{i}")(feature) for i, feature in enumerate(features)]
-        if self.test == "ensemble":
-            logits = [one * scale for one, scale in zip(logits, ENSEMBLE_SCALES, strict=True)]
         merged = self.instance_merge(torch.cat(parts, 1)) if self.merge else None
         return PartOutput(tuple(logits), merged, parts)

@@ -81,6 +81,19 @@ MODELS: dict[str, str] = {
     "xception": "fastreid_ops.models.backbones.timm:xception",
     # strong baselines and NAIC
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
+    "naic_resnet50": "fastreid_ops.models.naic:resnet50",
+    "naic_resnet50_ibn_a": "fastreid_ops.models.naic:resnet50_ibn_a",
+    "naic_resnet101_ibn_a": "fastreid_ops.models.naic:resnet101_ibn_a",
+    "naic_se_resnet50_ibn_a": "fastreid_ops.models.naic:se_resnet50_ibn_a",
+    "naic_se_resnet101_ibn_a": "fastreid_ops.models.naic:se_resnet101_ibn_a",
+    "naic_resnet50_ibn_b": "fastreid_ops.models.naic:resnet50_ibn_b",
+    "naic_resnet101_ibn_b": "fastreid_ops.models.naic:resnet101_ibn_b",
+    "naic_resnest50": "fastreid_ops.models.naic:resnest50",
+    "naic_resnest50_ibn": "fastreid_ops.models.naic:resnest50_ibn",
+    "naic_resnest101": "fastreid_ops.models.naic:resnest101",
+    "naic_resnest101_ibn": "fastreid_ops.models.naic:resnest101_ibn",
+    "naic_efficientnet_b0": "fastreid_ops.models.naic:efficientnet_b0",
+    "naic_efficientnet_b7": "fastreid_ops.models.naic:efficientnet_b7",
     # visible-infrared
     # cloth-changing
 }

@@ -328,9 +328,7 @@ def spatial_channel_attention(
         gates.append(gate)
     if not single:
         # What some maps have and others lack stays in, to be refused by name.
-        columns = [
-            None if all(v is None for v in values) else list(values) for values in zip(*gates, strict=True)
-        ]
+        columns = [None if all(v is None for v in values) else list(values) for values in zip(*gates, strict=True)]
         shift, full = (next((v for v in values or () if v is not None), None) for values in columns[2:])
         gates = [Gate(columns[0], columns[1], shift, full)]
     return _gate(op, maps, single, gates[0], activation, residual, relu, link)
