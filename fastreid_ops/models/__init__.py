@@ -96,6 +96,9 @@ MODELS: dict[str, str] = {
     "naic_efficientnet_b7": "fastreid_ops.models.naic:efficientnet_b7",
     # visible-infrared
     # cloth-changing
+    "cc_resnet50": "fastreid_ops.models.cloth_changing:cc_resnet50",
+    "cc_resnet50_ibn_a": "fastreid_ops.models.cloth_changing:cc_resnet50_ibn_a",
+    "cal_resnet50": "fastreid_ops.models.cal:cal_resnet50",
 }
 
 __all__ = ["MODELS", "TrainOutput", "create_model", "list_models", "model_options"]

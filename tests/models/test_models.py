@@ -32,6 +32,7 @@ WITHOUT_NORMS = {"squeezenet1_0", "squeezenet1_1"}
 # Models that only run the tests of shapes, evaluation, saving and loading: large ones, and further sizes of a network
 # that runs everything in its smallest.
 HEAVY = {
+    "cc_resnet50_ibn_a",
     "densenet121_fc512",
     "densenet161",
     "densenet169",
