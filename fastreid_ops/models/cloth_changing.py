@@ -115,8 +115,8 @@ def clothes_heat(features: Tensor, weight: Tensor, clothes: Tensor, *, eps: floa
     """How much each position speaks for the image's clothes (class activation map, Zhou et al., CVPR 2016).
 
     features (B, C, H, W), weight (K, C), clothes (B,) int64 -> (B, H, W) in [0, 1], without gradient: the product of
-    each position with the row of the image's clothes, shifted and scaled by its smallest and largest value in the image,
-    with ``eps`` added to their difference.
+    each position with the row of the image's clothes, shifted and scaled by its smallest and largest value in the
+    image, with ``eps`` added to their difference.
     """
     with torch.no_grad():
         heat = (weight[clothes].to(features.dtype)[:, None] @ features.flatten(2)).squeeze(1)
