@@ -121,8 +121,8 @@ struct AttentionInput {
 // both, the mean first; shared: logits = f(mean) + f(maximum) instead, f the same network. All compute type, row-major.
 struct AttentionNetwork {
   int64_t channels;
-  int64_t inputs;    // channels, or 2 * channels
-  int64_t hidden;    // rows of W1; channels without W2
+  int64_t inputs;  // channels, or 2 * channels
+  int64_t hidden;  // rows of W1; channels without W2
   bool mean, maximum, shared;
   const void* weight1;  // (hidden, inputs)
   const void* bias1;    // (hidden), or null
@@ -145,8 +145,8 @@ struct AttentionWhole {
 struct AttentionWholeBackward {
   AttentionWhole forward;  // as it was; apply.result is the forward's result (read with relu only)
   const void* grad;
-  void* grad_logits;      // (.., channels): results that the weights' gradients are made of
-  void* grad_hidden;      // as `hidden`, before relu; null without W2
+  void* grad_logits;  // (.., channels): results that the weights' gradients are made of
+  void* grad_hidden;  // as `hidden`, before relu; null without W2
   void* grad_x[kMaxBranches];
 };
 
@@ -161,23 +161,35 @@ struct AttentionKernels {
   int64_t (*workspace_bytes)(const AttentionShape* shape);  // of all functions below, 64-byte aligned
   // One sample. Row statistics alone: rows [row_begin, row_end); column statistics alone: columns [column_begin,
   // column_end); both: everything.
-  void (*pool)(const AttentionShape* shape, const void* x, const AttentionPool* to, int64_t sample, int64_t row_begin,
-               int64_t row_end, int64_t column_begin, int64_t column_end, void* workspace);
-  void (*apply)(const AttentionApply* problem, int64_t sample, int64_t row_begin, int64_t row_end, void* workspace);
+  void (*pool)(const AttentionShape* shape, const void* x, const AttentionPool* to, int64_t sample,
+               int64_t row_begin, int64_t row_end, int64_t column_begin, int64_t column_end, void* workspace);
+  void (*apply)(const AttentionApply* problem, int64_t sample, int64_t row_begin, int64_t row_end,
+                void* workspace);
   // Row gates and full gates: rows [row_begin, row_end) (full: NCHW only, else everything); others: everything.
-  void (*reduce)(const AttentionReduce* problem, int64_t sample, int64_t row_begin, int64_t row_end, void* workspace);
-  void (*input)(const AttentionInput* problem, int64_t sample, int64_t row_begin, int64_t row_end, void* workspace);
+  void (*reduce)(const AttentionReduce* problem, int64_t sample, int64_t row_begin, int64_t row_end,
+                 void* workspace);
+  void (*input)(const AttentionInput* problem, int64_t sample, int64_t row_begin, int64_t row_end,
+                void* workspace);
   // Channel attention of samples [begin, end), all branches.
   int64_t (*whole_workspace_bytes)(const AttentionWhole* problem, int64_t samples);
   void (*whole)(const AttentionWhole* problem, int64_t begin, int64_t end, void* workspace);
   void (*whole_backward)(const AttentionWholeBackward* problem, int64_t begin, int64_t end, void* workspace);
-  // Rows [begin, end) of the hidden layer (of the logits without W2) and of the logits, all samples of all branches;
-  // whole() in parts, for batches smaller than the number of threads.
+  // The same in parts, for batches smaller than the number of threads; to the same bits. Forward: the statistics of
+  // channels [begin, end) of one sample of one branch, units of the hidden layer (if there is one), logits; then apply().
+  void (*whole_pool)(const AttentionWhole* problem, int branch, int64_t sample, int64_t begin, int64_t end,
+                     void* workspace);
   void (*hidden)(const AttentionWhole* problem, int64_t begin, int64_t end);
   void (*logits)(const AttentionWhole* problem, int64_t begin, int64_t end);
+  // Backward, after reduce(): units of the hidden layer, inputs of the network, rows of the map. grad_statistics is
+  // (branches * batch, mean and maximum * channels).
+  void (*hidden_gradient)(const AttentionWholeBackward* problem, int64_t begin, int64_t end);
+  void (*statistics_gradient)(const AttentionWholeBackward* problem, int64_t begin, int64_t end,
+                              void* grad_statistics);
+  void (*whole_input)(const AttentionWholeBackward* problem, const void* grad_statistics, int branch,
+                      int64_t sample, int64_t row_begin, int64_t row_end, void* workspace);
   // Rows [begin, end) of layer 1's or layer 2's gradients.
-  void (*weight_gradients)(const AttentionWholeBackward* problem, const AttentionWeightGradients* to, int layer,
-                           int64_t begin, int64_t end);
+  void (*weight_gradients)(const AttentionWholeBackward* problem, const AttentionWeightGradients* to,
+                           int layer, int64_t begin, int64_t end);
 };
 FASTREID_DECLARE_KERNELS(AttentionKernels, attention_kernels)
 

@@ -67,9 +67,8 @@ class Reduce {
         grad_column_(part<T>(problem.grad_column, sample * columns_)),
         grad_row_shift_(part<T>(problem.grad_row_shift, sample * rows_)),
         grad_column_shift_(part<T>(problem.grad_column_shift, sample * columns_)),
-        grad_full_(part<S>(problem.grad_full,
-                           sample * problem.gate.full_height * problem.gate.full_width *
-                               (problem.gate.channels_last ? columns_ : rows_))) {}
+        grad_full_(part<S>(problem.grad_full, sample * problem.gate.full_height * problem.gate.full_width *
+                                                  (problem.gate.channels_last ? columns_ : rows_))) {}
 
   void run(int64_t row_begin, int64_t row_end) {
     switch (gates_.kind()) {
@@ -203,8 +202,7 @@ class Reduce {
     const AttentionGate& gate = problem_.gate;
     const int64_t down = gate.height / gate.full_height, across = gate.width / gate.full_width;
     for (int64_t entry = 0; entry < gate.full_height * gate.full_width; ++entry) {
-      const int64_t first =
-          entry / gate.full_width * down * gate.width + entry % gate.full_width * across;
+      const int64_t first = entry / gate.full_width * down * gate.width + entry % gate.full_width * across;
       if (grad_full_ != nullptr) {
         const auto steep = slopes_.at(first);
         write_row(grad_full_ + entry * columns_, columns_, false, [&](int64_t i, int64_t lanes) {
@@ -242,10 +240,14 @@ struct StatisticsBack {
 template <class T>
 StatisticsBack<T> statistics_back(const AttentionInput& problem, int64_t sample) {
   const int64_t row = sample * problem.shape.rows, column = sample * problem.shape.columns;
-  return {part<T>(problem.grad_row_mean, row),        part<T>(problem.grad_row_max, row),
-          part<T>(problem.grad_column_mean, column),  part<T>(problem.grad_column_max, column),
-          part<int32_t>(problem.row_place, row),      part<int32_t>(problem.column_place, column),
-          part<T>(problem.row_max, row),              part<T>(problem.column_max, column)};
+  return {part<T>(problem.grad_row_mean, row),
+          part<T>(problem.grad_row_max, row),
+          part<T>(problem.grad_column_mean, column),
+          part<T>(problem.grad_column_max, column),
+          part<int32_t>(problem.row_place, row),
+          part<int32_t>(problem.column_place, column),
+          part<T>(problem.row_max, row),
+          part<T>(problem.column_max, column)};
 }
 
 // Rows [row_begin, row_end) of the map's gradient.
@@ -257,14 +259,16 @@ void input_rows(const AttentionInput& problem, const StatisticsBack<Compute<S>>&
   Gates<S> gates(problem.shape, problem.gate, sample, false, memory);
   char* const behind = static_cast<char*>(memory) + gate_bytes<T>(columns);
   const int64_t padded = round_up(columns, kPack<T>);
-  T* const column_part = reinterpret_cast<T*>(behind);  // what each column adds: its mean's share, its maximum's
+  T* const column_part =
+      reinterpret_cast<T*>(behind);  // what each column adds: its mean's share, its maximum's
   T* const column_top = column_part + padded;
   const T *const row_top = back.row_top, *const top = back.column_top;
   const int32_t* const column_place = back.column_place;
   const bool by_column = back.column_mean != nullptr || top != nullptr;
   for (int64_t i = 0; by_column && i < columns; ++i) {
     column_part[i] = back.column_mean == nullptr ? T(0) : back.column_mean[i] / static_cast<T>(rows);
-    if (top != nullptr) column_top[i] = problem.count_ties ? top[i] / static_cast<T>(column_place[i]) : top[i];
+    if (top != nullptr)
+      column_top[i] = problem.count_ties ? top[i] / static_cast<T>(column_place[i]) : top[i];
   }
   for (int64_t r = row_begin; r < row_end; ++r) {
     const int64_t at = offset + r * columns;

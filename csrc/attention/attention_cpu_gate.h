@@ -72,7 +72,9 @@ class Gates {
   struct Row {
     const T* vector;  // null: the same number everywhere
     Pack<T> number;
-    Pack<T> get(int64_t i) const { return vector == nullptr ? number : fastreid::FASTREID_ISA::get(vector + i); }
+    Pack<T> get(int64_t i) const {
+      return vector == nullptr ? number : fastreid::FASTREID_ISA::get(vector + i);
+    }
   };
 
   Gates() = default;
@@ -94,7 +96,8 @@ class Gates {
     if (row_shift_ != nullptr) row_shift_ += sample * shape.rows;
     if (column_shift_ != nullptr) column_shift_ += sample * shape.columns;
     if (full_ != nullptr)
-      full_ += sample * gate.full_height * gate.full_width * (gate.channels_last ? shape.columns : shape.rows);
+      full_ +=
+          sample * gate.full_height * gate.full_width * (gate.channels_last ? shape.columns : shape.rows);
     if (kind_ == GateKind::column) convert(column_, columns_, vector_);
   }
 
@@ -126,7 +129,9 @@ class Gates {
   }
 
  private:
-  Pack<T> value(Pack<T> z) const { return slopes_ ? slope(gate_.activation, z) : activate(gate_.activation, z); }
+  Pack<T> value(Pack<T> z) const {
+    return slopes_ ? slope(gate_.activation, z) : activate(gate_.activation, z);
+  }
 
   template <class From>
   void convert(const From* logits, int64_t count, T* to) const {
@@ -184,13 +189,15 @@ class Gates {
 
 // Rows [row_begin, row_end) of result = relu(sum of x * gate + residual).
 template <class S>
-void apply_rows(const AttentionApply& problem, int64_t sample, int64_t row_begin, int64_t row_end, void* memory) {
+void apply_rows(const AttentionApply& problem, int64_t sample, int64_t row_begin, int64_t row_end,
+                void* memory) {
   using T = Compute<S>;
   const int64_t columns = problem.shape.columns, offset = sample * problem.shape.rows * columns;
   const int64_t bytes = gate_bytes<T>(columns);
   Gates<S> gates[kMaxBranches];
   for (int k = 0; k < problem.branches; ++k)
-    gates[k] = Gates<S>(problem.shape, problem.gate[k], sample, false, static_cast<char*>(memory) + k * bytes);
+    gates[k] =
+        Gates<S>(problem.shape, problem.gate[k], sample, false, static_cast<char*>(memory) + k * bytes);
   const S* residual = static_cast<const S*>(problem.residual);
   S* result = static_cast<S*>(problem.result) + offset;
   for (int64_t r = row_begin; r < row_end; ++r) {

@@ -250,8 +250,10 @@ inline T fold(Pack<T> p, F f) {
 #else
   const Vec<T> a = p.v[0];
 #endif
-  if constexpr (sizeof(T) == 4) return f(f(a[0], a[2]), f(a[1], a[3]));
-  else return f(a[0], a[1]);
+  if constexpr (sizeof(T) == 4)
+    return f(f(a[0], a[2]), f(a[1], a[3]));
+  else
+    return f(a[0], a[1]);
 }
 template <class T>
 inline T sum_of(Pack<T> p) {

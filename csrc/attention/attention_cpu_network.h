@@ -99,7 +99,8 @@ struct Net {
 
   // Units [begin, end) of all branches of samples [first_sample, last_sample); a weight's row is read once.
   template <class F>
-  void each(int branches, int64_t first_sample, int64_t last_sample, int64_t begin, int64_t end, const F& unit) const {
+  void each(int branches, int64_t first_sample, int64_t last_sample, int64_t begin, int64_t end,
+            const F& unit) const {
     for (int64_t j = begin; j < end; ++j)
       for (int k = 0; k < branches; ++k)
         for (int64_t b = first_sample; b < last_sample; ++b) unit(k * batch + b, j);
@@ -115,44 +116,121 @@ struct Net {
 template <class T>
 AttentionGate gate_of(const AttentionWhole& whole, int branch) {
   AttentionGate gate = whole.apply.gate[branch];
-  const T* logits = static_cast<const T*>(whole.logits) +
-                    branch * whole.apply.shape.batch * whole.network.channels;
+  const T* logits =
+      static_cast<const T*>(whole.logits) + branch * whole.apply.shape.batch * whole.network.channels;
   (gate.channels_last ? gate.column : gate.row) = logits;
   return gate;
+}
+
+// Statistics of channels [begin, end) of one sample.
+template <class S>
+void whole_pool(const AttentionWhole& problem, const Net<Compute<S>>& net, int branch, int64_t sample,
+                int64_t begin, int64_t end, void* memory) {
+  using T = Compute<S>;
+  const AttentionShape& shape = problem.apply.shape;
+  const int64_t row = branch * shape.batch + sample, channels = net.of.channels;
+  T* s = net.statistics + row * net.parts * channels;
+  const PoolTo<T> to = {net.of.mean ? s : nullptr, net.of.maximum ? s + (net.parts - 1) * channels : nullptr,
+                        problem.place == nullptr ? nullptr : problem.place + row * channels,
+                        problem.count_ties};
+  const PoolTo<T> nothing = {};
+  const bool by_column = problem.apply.gate[0].channels_last;
+  const S* x = static_cast<const S*>(problem.apply.x[branch]) + sample * shape.rows * shape.columns;
+  pool_sample(x, shape.rows, shape.columns, by_column ? nothing : to, begin, end, by_column ? to : nothing,
+              begin, end, memory);
 }
 
 template <class S>
 void whole(const AttentionWhole& problem, int64_t begin, int64_t end, void* memory) {
   using T = Compute<S>;
   const Net<T> net(problem);
-  const AttentionShape& shape = problem.apply.shape;
   const int branches = problem.apply.branches;
-  const bool by_column = problem.apply.gate[0].channels_last;
-  for (int k = 0; k < branches; ++k) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t row = k * shape.batch + b, channels = net.of.channels;
-      T* s = net.statistics + row * net.parts * channels;
-      const PoolTo<T> to = {net.of.mean ? s : nullptr, net.of.maximum ? s + (net.parts - 1) * channels : nullptr,
-                            problem.place == nullptr ? nullptr : problem.place + row * channels,
-                            problem.count_ties};
-      const PoolTo<T> nothing = {};
-      const S* x = static_cast<const S*>(problem.apply.x[k]) + b * shape.rows * shape.columns;
-      pool_sample(x, shape.rows, shape.columns, by_column ? nothing : to, 0, shape.rows,
-                  by_column ? to : nothing, 0, shape.columns, memory);
-    }
-  }
+  for (int k = 0; k < branches; ++k)
+    for (int64_t b = begin; b < end; ++b) whole_pool<S>(problem, net, k, b, 0, net.of.channels, memory);
   if (net.weight2 != nullptr)
-    net.each(branches, begin, end, 0, net.of.hidden, [&](int64_t row, int64_t j) { net.hidden_unit(row, j); });
+    net.each(branches, begin, end, 0, net.of.hidden,
+             [&](int64_t row, int64_t j) { net.hidden_unit(row, j); });
   net.each(branches, begin, end, 0, net.of.channels, [&](int64_t row, int64_t c) { net.logit(row, c); });
   AttentionApply apply = problem.apply;
   for (int k = 0; k < branches; ++k) apply.gate[k] = gate_of<T>(problem, k);
-  for (int64_t b = begin; b < end; ++b) apply_rows<S>(apply, b, 0, shape.rows, memory);
+  for (int64_t b = begin; b < end; ++b) apply_rows<S>(apply, b, 0, problem.apply.shape.rows, memory);
 }
 
 template <class T>
 int64_t network_bytes(const AttentionWhole& problem, int64_t samples) {
   return problem.apply.branches * samples * problem.network.inputs * (problem.network.shared ? 2 : 1) *
          static_cast<int64_t>(sizeof(T));
+}
+
+// Units [begin, end) of the hidden layer for samples [first, last): W2^T grad_logits, 0 where the ReLU was.
+template <class T>
+void hidden_gradient(const AttentionWholeBackward& problem, const Net<T>& net, int64_t first, int64_t last,
+                     int64_t begin, int64_t end) {
+  const int64_t channels = net.of.channels, hidden = net.of.hidden;
+  for (int k = 0; k < problem.forward.apply.branches; ++k) {
+    for (int64_t row = k * net.batch + first; row < k * net.batch + last; ++row) {
+      const T* z = static_cast<const T*>(problem.grad_logits) + row * channels;
+      for (int64_t copy = 0; copy < net.copies; ++copy) {
+        const int64_t at = (row * net.copies + copy) * hidden;
+        T* h = static_cast<T*>(problem.grad_hidden) + at;
+        combine(
+            h + begin, end - begin, channels, [&](int64_t c) { return net.weight2 + c * hidden + begin; },
+            [&](int64_t c) { return z[c]; });
+        for (int64_t j = begin; j < end; ++j) h[j] = net.hidden[at + j] <= 0 ? T(0) : h[j];
+      }
+    }
+  }
+}
+
+// Inputs [begin, end) of the network for samples [first, last), W1^T of what is above; `to` holds those samples alone.
+template <class T>
+void statistics_gradient(const AttentionWholeBackward& problem, const Net<T>& net, int64_t first,
+                         int64_t last, int64_t begin, int64_t end, T* to) {
+  const int64_t channels = net.of.channels;
+  const bool deep = net.weight2 != nullptr;
+  for (int k = 0; k < problem.forward.apply.branches; ++k) {
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t row = k * net.batch + b;
+      for (int64_t copy = 0; copy < net.copies; ++copy) {
+        const T* above =
+            deep ? static_cast<const T*>(problem.grad_hidden) + (row * net.copies + copy) * net.of.hidden
+                 : static_cast<const T*>(problem.grad_logits) + row * channels;
+        T* s = to + (k * (last - first) + b - first) * net.parts * channels + copy * channels;
+        combine(
+            s + begin, end - begin, net.of.hidden,
+            [&](int64_t j) { return net.weight1 + j * net.of.inputs + begin; },
+            [&](int64_t j) { return above[j]; });
+      }
+    }
+  }
+}
+
+// Rows [row_begin, row_end) of the map's gradient; `s` are the gradients of its sample's statistics.
+template <class S>
+void whole_input(const AttentionWholeBackward& problem, const Net<Compute<S>>& net, const Compute<S>* s,
+                 int branch, int64_t sample, int64_t row_begin, int64_t row_end, void* memory) {
+  using T = Compute<S>;
+  const AttentionWhole& forward = problem.forward;
+  AttentionInput input = {};
+  input.shape = forward.apply.shape;
+  input.gate = gate_of<T>(forward, branch);
+  input.grad = problem.grad;
+  input.result = forward.apply.relu ? forward.apply.result : nullptr;
+  input.count_ties = forward.count_ties;
+  input.x = forward.apply.x[branch];
+  input.stream = forward.apply.stream;
+  input.grad_x = problem.grad_x[branch];
+  const int64_t row = branch * net.batch + sample, channels = net.of.channels;
+  const T* mean = net.of.mean ? s : nullptr;
+  const T* top = net.of.maximum ? s + (net.parts - 1) * channels : nullptr;
+  const int32_t* place = forward.place == nullptr ? nullptr : forward.place + row * channels;
+  const T* maximum = net.statistics + (row * net.parts + net.parts - 1) * channels;
+  StatisticsBack<T> back = {};
+  if (input.gate.channels_last)
+    back.column_mean = mean, back.column_top = top, back.column_place = place, back.column_max = maximum;
+  else
+    back.row_mean = mean, back.row_top = top, back.row_place = place, back.row_max = maximum;
+  input_rows<S>(input, back, sample, row_begin, row_end, memory);
 }
 
 // `memory`: network_bytes for the gradients of the statistics, then what the kernels need.
@@ -163,73 +241,34 @@ void whole_backward(const AttentionWholeBackward& problem, int64_t begin, int64_
   const Net<T> net(forward);
   const AttentionShape& shape = forward.apply.shape;
   const int branches = forward.apply.branches;
-  const int64_t channels = net.of.channels, hidden = net.of.hidden, width = net.parts * channels;
-  const bool by_column = forward.apply.gate[0].channels_last;
-  T* const grad_logits = static_cast<T*>(problem.grad_logits);
-  T* const grad_hidden = static_cast<T*>(problem.grad_hidden);
-  T* const grad_statistics = static_cast<T*>(memory);
+  const int64_t channels = net.of.channels;
+  T* const statistics = static_cast<T*>(memory);
   void* const rest = static_cast<char*>(memory) + round_up(network_bytes<T>(forward, end - begin), 64);
-  const void* const result = forward.apply.relu ? forward.apply.result : nullptr;
-
   for (int k = 0; k < branches; ++k) {
-    AttentionReduce reduce = {shape,   gate_of<T>(forward, k), forward.apply.x[k], problem.grad, result, false,
-                              nullptr, nullptr,                nullptr,            nullptr,      nullptr, nullptr};
-    (by_column ? reduce.grad_column : reduce.grad_row) = grad_logits + k * shape.batch * channels;
+    AttentionReduce reduce = {};
+    reduce.shape = shape;
+    reduce.gate = gate_of<T>(forward, k);
+    reduce.x = forward.apply.x[k];
+    reduce.grad = problem.grad;
+    reduce.result = forward.apply.relu ? forward.apply.result : nullptr;
+    (reduce.gate.channels_last ? reduce.grad_column : reduce.grad_row) =
+        static_cast<T*>(problem.grad_logits) + k * shape.batch * channels;
     for (int64_t b = begin; b < end; ++b) Reduce<S>(reduce, b, rest).run(0, shape.rows);
   }
-  // A weight's tile stays in the first cache while the samples pass.
-  for (int k = 0; k < branches; ++k) {
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t row = k * shape.batch + b;
-      const T* z = grad_logits + row * channels;
-      T* s = grad_statistics + ((k * (end - begin)) + b - begin) * width;
-      for (int64_t copy = 0; copy < net.copies; ++copy) {
-        const T* from = z;
-        if (net.weight2 != nullptr) {
-          T* h = grad_hidden + (row * net.copies + copy) * hidden;
-          const T* was = net.hidden + (row * net.copies + copy) * hidden;
-          combine(h, hidden, channels, [&](int64_t c) { return net.weight2 + c * hidden; },
-                  [&](int64_t c) { return z[c]; });
-          for (int64_t j = 0; j < hidden; ++j) h[j] = was[j] <= 0 ? T(0) : h[j];
-          from = h;
-        }
-        combine(s + copy * channels, net.of.inputs, net.weight2 == nullptr ? channels : hidden,
-                [&](int64_t j) { return net.weight1 + j * net.of.inputs; }, [&](int64_t j) { return from[j]; });
-      }
-    }
-  }
-  for (int k = 0; k < branches; ++k) {
-    AttentionInput input = {};
-    input.shape = shape;
-    input.gate = gate_of<T>(forward, k);
-    input.grad = problem.grad;
-    input.result = result;
-    input.count_ties = forward.count_ties;
-    input.x = forward.apply.x[k];
-    input.stream = forward.apply.stream;
-    input.grad_x = problem.grad_x[k];
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t row = k * shape.batch + b;
-      const T* s = grad_statistics + ((k * (end - begin)) + b - begin) * width;
-      const T* mean = net.of.mean ? s : nullptr;
-      const T* top = net.of.maximum ? s + (net.parts - 1) * channels : nullptr;
-      const int32_t* place = forward.place == nullptr ? nullptr : forward.place + row * channels;
-      const T* maximum = net.statistics + (row * net.parts + net.parts - 1) * channels;
-      StatisticsBack<T> back = {};
-      if (by_column)
-        back.column_mean = mean, back.column_top = top, back.column_place = place, back.column_max = maximum;
-      else
-        back.row_mean = mean, back.row_top = top, back.row_place = place, back.row_max = maximum;
-      input_rows<S>(input, back, b, 0, shape.rows, rest);
-    }
-  }
+  if (net.weight2 != nullptr) hidden_gradient(problem, net, begin, end, 0, net.of.hidden);
+  statistics_gradient(problem, net, begin, end, 0, net.of.inputs, statistics);
+  for (int k = 0; k < branches; ++k)
+    for (int64_t b = begin; b < end; ++b)
+      whole_input<S>(problem, net, statistics + (k * (end - begin) + b - begin) * net.parts * channels, k, b,
+                     0, shape.rows, rest);
 }
 
 template <class T>
 void weight_gradients(const AttentionWholeBackward& problem, const AttentionWeightGradients& to, int layer,
                       int64_t begin, int64_t end) {
   const Net<T> net(problem.forward);
-  const int64_t rows = problem.forward.apply.branches * net.batch, channels = net.of.channels, hidden = net.of.hidden;
+  const int64_t rows = problem.forward.apply.branches * net.batch, channels = net.of.channels,
+                hidden = net.of.hidden;
   const T* const grad_logits = static_cast<const T*>(problem.grad_logits);
   const T* const grad_hidden = static_cast<const T*>(problem.grad_hidden);
   T* const weight = static_cast<T*>(layer == 1 ? to.weight1 : to.weight2);
@@ -241,7 +280,8 @@ void weight_gradients(const AttentionWholeBackward& problem, const AttentionWeig
   };
   const auto in = [&](int64_t term) {
     if (layer == 2) return static_cast<const T*>(net.hidden) + term * hidden;
-    return static_cast<const T*>(net.statistics) + (term / net.copies * net.parts + term % net.copies) * channels;
+    return static_cast<const T*>(net.statistics) +
+           (term / net.copies * net.parts + term % net.copies) * channels;
   };
   const int64_t width = layer == 2 ? hidden : net.of.inputs;
   for (int64_t j = begin; j < end; ++j) {

@@ -33,7 +33,8 @@ void row_maximum(const S* row, int64_t columns, bool count_ties, Compute<S>* max
   using T = Compute<S>;
   const T first = widen(row[0]);
   Pack<T> best = fill(first);
-  each_pack<T>(columns, [&](int64_t i, int64_t lanes) { best = upper(load_some(row + i, lanes, first), best); });
+  each_pack<T>(columns,
+               [&](int64_t i, int64_t lanes) { best = upper(load_some(row + i, lanes, first), best); });
   const T value = max_of(best);
   *maximum = value;
   const Pack<T> wanted = fill(value);

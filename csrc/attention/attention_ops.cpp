@@ -39,7 +39,8 @@ bool streams(const AttentionShape& shape) {
 
 // body(sample, begin, end, workspace) over [0, size) of every sample, cut so that all threads have work; `whole`: not cut.
 template <class F>
-void split(const AttentionShape& shape, int64_t size, int64_t grain, bool whole, int64_t workspace, const F& body) {
+void split(const AttentionShape& shape, int64_t size, int64_t grain, bool whole, int64_t workspace,
+           const F& body) {
   if (shape.batch == 0) return;
   const bool serial = bytes_of(shape) < kSerial;
   const int64_t count = serial ? 1 : threads();
@@ -58,7 +59,7 @@ void split(const AttentionShape& shape, int64_t size, int64_t grain, bool whole,
 }
 
 PoolTensors attention_pool(const Tensor& map, int64_t channel, int64_t spatial, bool count_ties) {
-  const FeatureMap x("attention_pool", map);
+  const FeatureMap x(kPoolOp, map);
   PoolCall call(x, channel, spatial, count_ties);
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
   const AttentionShape& shape = x.shape;
@@ -80,21 +81,23 @@ PoolTensors attention_pool(const Tensor& map, int64_t channel, int64_t spatial, 
 Tensor attention_apply(const std::vector<Tensor>& maps, const std::vector<Tensor>& channel,
                        const std::vector<Tensor>& spatial, const MaybeTensor& shift, const MaybeTensor& full,
                        const MaybeTensor& residual, int64_t activation, bool relu) {
-  const FeatureMap x("attention_gate", first_of("attention_gate", maps));
-  AttentionApply problem =
-      apply_problem(x, maps, channel, spatial, shift, full, residual, activation, relu);
+  const FeatureMap x(kApplyOp, first_of(kApplyOp, maps));
+  AttentionApply problem = apply_problem(x, maps, channel, spatial, shift, full, residual, activation, relu);
   const Tensor result = x.like();
   problem.result = result.mutable_data_ptr();
   problem.stream = streams(x.shape);
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
   split(x.shape, x.shape.rows, 16, false, kernels.workspace_bytes(&x.shape),
-        [&](int64_t b, int64_t begin, int64_t end, void* memory) { kernels.apply(&problem, b, begin, end, memory); });
+        [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+          kernels.apply(&problem, b, begin, end, memory);
+        });
   return result;
 }
 
 ReduceTensors attention_reduce(const Tensor& map, const Tensor& grad, const MaybeTensor& result,
-                               const MaybeTensor& channel, const MaybeTensor& spatial, const MaybeTensor& shift,
-                               const MaybeTensor& full, int64_t activation, bool with_map) {
+                               const MaybeTensor& channel, const MaybeTensor& spatial,
+                               const MaybeTensor& shift, const MaybeTensor& full, int64_t activation,
+                               bool with_map) {
   ReduceCall call(map, grad, result, channel, spatial, shift, full, activation, with_map);
   call.problem.stream = streams(call.x.shape);
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
@@ -111,10 +114,12 @@ Tensor attention_input(const Tensor& map, const MaybeTensor& grad, const MaybeTe
                        const MaybeTensor& channel, const MaybeTensor& spatial, const MaybeTensor& shift,
                        const MaybeTensor& full, int64_t activation, const MaybeTensor& channel_mean,
                        const MaybeTensor& channel_top, const MaybeTensor& spatial_mean,
-                       const MaybeTensor& spatial_top, const Tensor& channel_place, const Tensor& spatial_place,
-                       const Tensor& channel_max, const Tensor& spatial_max, bool count_ties) {
-  InputCall call(map, grad, result, channel, spatial, shift, full, activation, channel_mean, channel_top, spatial_mean,
-                 spatial_top, channel_place, spatial_place, channel_max, spatial_max, count_ties);
+                       const MaybeTensor& spatial_top, const MaybeTensor& channel_place,
+                       const MaybeTensor& spatial_place, const MaybeTensor& channel_max,
+                       const MaybeTensor& spatial_max, bool count_ties) {
+  InputCall call(map, grad, result, channel, spatial, shift, full, activation, channel_mean, channel_top,
+                 spatial_mean, spatial_top, channel_place, spatial_place, channel_max, spatial_max,
+                 count_ties);
   call.problem.stream = streams(call.x.shape);
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
   split(call.x.shape, call.x.shape.rows, 16, false, kernels.workspace_bytes(&call.x.shape),
@@ -125,19 +130,29 @@ Tensor attention_input(const Tensor& map, const MaybeTensor& grad, const MaybeTe
 }
 
 struct ChannelCall {
-  ChannelCall(const std::vector<Tensor>& maps, const Tensor& weight1, const MaybeTensor& bias1,
-              const MaybeTensor& weight2, const MaybeTensor& bias2, int64_t statistics, bool shared, bool count_ties,
-              const MaybeTensor& residual, int64_t activation, bool relu)
-      : x(kOp, first_of(kOp, maps)) {
-    FASTREID_CHECK(statistics >= 1 && statistics <= 3 && (!shared || statistics == 3), kOp, "statistics",
+  ChannelCall(const char* op, const std::vector<Tensor>& maps, const Tensor& weight1,
+              const MaybeTensor& bias1, const MaybeTensor& weight2, const MaybeTensor& bias2,
+              int64_t statistics, bool shared, bool count_ties, const MaybeTensor& residual,
+              int64_t activation, bool relu)
+      : x(op, first_of(op, maps)) {
+    FASTREID_CHECK(statistics >= 1 && statistics <= 3 && (!shared || statistics == 3), op, "statistics",
                    shown(statistics), "1 to 3, 3 if shared");
     AttentionApply& apply = whole.apply;
     apply.shape = x.shape;
     apply.branches = static_cast<int>(maps.size());
     for (size_t k = 0; k < maps.size(); ++k) {
       apply.x[k] = x.same("x", maps[k]);
-      apply.gate[k] = {nullptr, nullptr,  nullptr, nullptr,         nullptr, x.height, x.width, x.height,
-                       x.width, x.channels_last, activation_of(kOp, activation)};
+      apply.gate[k] = {nullptr,
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       nullptr,
+                       x.height,
+                       x.width,
+                       x.height,
+                       x.width,
+                       x.channels_last,
+                       activation_of(op, activation)};
     }
     apply.residual = x.same("residual", residual);
     apply.relu = relu;
@@ -149,12 +164,12 @@ struct ChannelCall {
     net.shared = shared;
     net.inputs = x.channels * (net.mean && net.maximum && !shared ? 2 : 1);
     net.hidden = weight1.size(0);
-    FASTREID_CHECK(weight2.has_value() || net.hidden == x.channels, kOp, "weight1", shown(net.hidden) + " rows",
-                   shown(x.channels) + " without weight2");
-    net.weight1 = x.values("weight1", weight1, net.hidden * net.inputs);
-    net.bias1 = x.values("bias1", bias1, net.hidden);
-    net.weight2 = x.values("weight2", weight2, x.channels * net.hidden);
-    net.bias2 = x.values("bias2", bias2, x.channels);
+    FASTREID_CHECK(weight2.has_value() || net.hidden == x.channels, op, "weight1",
+                   shown(net.hidden) + " rows", shown(x.channels) + " without weight2");
+    net.weight1 = x.values("weight1", weight1, net.hidden, net.hidden * net.inputs);
+    net.bias1 = x.values("bias1", bias1, net.hidden, net.hidden);
+    net.weight2 = x.values("weight2", weight2, x.channels, x.channels * net.hidden);
+    net.bias2 = x.values("bias2", bias2, x.channels, x.channels);
     whole.count_ties = count_ties;
     rows = apply.branches * x.batch;
     width = x.channels * ((net.mean ? 1 : 0) + (net.maximum ? 1 : 0));
@@ -163,11 +178,16 @@ struct ChannelCall {
   }
 
   // Whether the threads share each sample instead of taking samples of their own.
-  bool together() const {
-    return bytes_of(x.shape) >= kSerial && threads() > 1 && x.batch < threads();
+  bool together() const { return bytes_of(x.shape) >= kSerial && threads() > 1 && x.batch < threads(); }
+
+  // The gate of one branch, on logits (rows, channels).
+  AttentionGate gate(int branch, void* logits, int64_t item) const {
+    AttentionGate found = whole.apply.gate[branch];
+    const char* const mine = static_cast<const char*>(logits) + branch * x.batch * x.channels * item;
+    (x.channels_last ? found.column : found.row) = mine;
+    return found;
   }
 
-  static constexpr const char* kOp = "channel_attention";
   FeatureMap x;
   AttentionWhole whole = {};
   int64_t rows, width, hidden_width, unit;
@@ -199,10 +219,69 @@ void by_row(int64_t size, int64_t work, const F& body) {
   });
 }
 
-ChannelTensors channel_attention(const std::vector<Tensor>& maps, const Tensor& weight1, const MaybeTensor& bias1,
-                                 const MaybeTensor& weight2, const MaybeTensor& bias2, int64_t statistics, bool shared,
-                                 bool count_ties, const MaybeTensor& residual, int64_t activation, bool relu) {
-  ChannelCall call(maps, weight1, bias1, weight2, bias2, statistics, shared, count_ties, residual, activation, relu);
+int64_t wide_bytes(const ChannelCall& call) { return call.x.shape.dtype == Dtype::float64 ? 8 : 4; }
+
+void forward_together(const ChannelCall& call, const AttentionKernels& kernels) {
+  const AttentionWhole& whole = call.whole;
+  const AttentionShape& shape = call.x.shape;
+  const AttentionNetwork& net = whole.network;
+  const int64_t workspace = kernels.workspace_bytes(&shape);
+  for (int k = 0; k < whole.apply.branches; ++k)
+    split(shape, net.channels, 64, false, workspace,
+          [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+            kernels.whole_pool(&whole, k, b, begin, end, memory);
+          });
+  if (net.weight2 != nullptr)
+    by_row(net.hidden, call.rows * net.hidden * net.inputs,
+           [&](int64_t begin, int64_t end) { kernels.hidden(&whole, begin, end); });
+  by_row(net.channels, call.rows * net.channels * (net.weight2 != nullptr ? net.hidden : net.inputs),
+         [&](int64_t begin, int64_t end) { kernels.logits(&whole, begin, end); });
+  AttentionApply apply = whole.apply;
+  for (int k = 0; k < apply.branches; ++k) apply.gate[k] = call.gate(k, whole.logits, wide_bytes(call));
+  split(shape, shape.rows, 16, false, workspace, [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+    kernels.apply(&apply, b, begin, end, memory);
+  });
+}
+
+void backward_together(const ChannelCall& call, const AttentionWholeBackward& problem,
+                       const AttentionKernels& kernels) {
+  const AttentionWhole& whole = problem.forward;
+  const AttentionShape& shape = call.x.shape;
+  const AttentionNetwork& net = whole.network;
+  const int64_t workspace = kernels.workspace_bytes(&shape), item = wide_bytes(call);
+  for (int k = 0; k < whole.apply.branches; ++k) {
+    AttentionReduce reduce = {};
+    reduce.shape = shape;
+    reduce.gate = call.gate(k, whole.logits, item);
+    reduce.x = whole.apply.x[k];
+    reduce.grad = problem.grad;
+    reduce.result = whole.apply.relu ? whole.apply.result : nullptr;
+    (call.x.channels_last ? reduce.grad_column : reduce.grad_row) =
+        static_cast<char*>(problem.grad_logits) + k * shape.batch * net.channels * item;
+    split(shape, shape.rows, 16, call.x.channels_last, workspace,
+          [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+            kernels.reduce(&reduce, b, begin, end, memory);
+          });
+  }
+  const Tensor statistics = call.x.empty({call.rows, call.width}, call.x.wide());
+  if (net.weight2 != nullptr)
+    by_row(net.hidden, call.rows * net.hidden * net.channels,
+           [&](int64_t begin, int64_t end) { kernels.hidden_gradient(&problem, begin, end); });
+  by_row(net.inputs, call.rows * net.hidden * net.inputs, [&](int64_t begin, int64_t end) {
+    kernels.statistics_gradient(&problem, begin, end, statistics.mutable_data_ptr());
+  });
+  for (int k = 0; k < whole.apply.branches; ++k)
+    split(shape, shape.rows, 16, false, workspace, [&](int64_t b, int64_t begin, int64_t end, void* memory) {
+      kernels.whole_input(&problem, statistics.const_data_ptr(), k, b, begin, end, memory);
+    });
+}
+
+ChannelTensors channel_attention(const std::vector<Tensor>& maps, const Tensor& weight1,
+                                 const MaybeTensor& bias1, const MaybeTensor& weight2,
+                                 const MaybeTensor& bias2, int64_t statistics, bool shared, bool count_ties,
+                                 const MaybeTensor& residual, int64_t activation, bool relu) {
+  ChannelCall call("channel_attention", maps, weight1, bias1, weight2, bias2, statistics, shared, count_ties,
+                   residual, activation, relu);
   const FeatureMap& x = call.x;
   AttentionWhole& whole = call.whole;
   const bool maximum = whole.network.maximum;
@@ -219,26 +298,31 @@ ChannelTensors channel_attention(const std::vector<Tensor>& maps, const Tensor& 
   whole.hidden = weight2.has_value() ? hidden.mutable_data_ptr() : nullptr;
   whole.logits = logits.mutable_data_ptr();
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
-  if (x.batch > 0)
+  if (call.together()) {
+    forward_together(call, kernels);
+  } else if (x.batch > 0) {
     by_unit(call, kernels.whole_workspace_bytes(&whole, call.unit),
             [&](int64_t begin, int64_t end, void* memory) { kernels.whole(&whole, begin, end, memory); });
+  }
   return {result, values, place, hidden, logits};
 }
 
 ChannelBackTensors channel_attention_backward(const Tensor& grad, const std::vector<Tensor>& maps,
                                               const MaybeTensor& result, const Tensor& weight1,
                                               const MaybeTensor& bias1, const MaybeTensor& weight2,
-                                              const MaybeTensor& bias2, const Tensor& values, const Tensor& place,
-                                              const Tensor& hidden, const Tensor& logits, int64_t statistics,
-                                              bool shared, bool count_ties, int64_t activation, bool with_weights) {
-  ChannelCall call(maps, weight1, bias1, weight2, bias2, statistics, shared, count_ties, {}, activation,
-                   result.has_value());
+                                              const MaybeTensor& bias2, const Tensor& values,
+                                              const Tensor& place, const Tensor& hidden, const Tensor& logits,
+                                              int64_t statistics, bool shared, bool count_ties,
+                                              int64_t activation, bool with_weights) {
+  ChannelCall call("channel_attention_backward", maps, weight1, bias1, weight2, bias2, statistics, shared,
+                   count_ties, {}, activation, result.has_value());
   const FeatureMap& x = call.x;
   AttentionWholeBackward problem = {};
   AttentionWhole& whole = problem.forward;
   whole = call.whole;
-  const auto mutable_values = [&](const char* argument, const Tensor& t, int64_t count, bool integers = false) {
-    return const_cast<void*>(x.values(argument, t, count, integers));
+  const auto mutable_values = [&](const char* argument, const Tensor& t, int64_t count,
+                                  bool integers = false) {
+    return const_cast<void*>(x.values(argument, t, call.rows, count, integers));
   };
   whole.apply.result = const_cast<void*>(x.same("result", result));
   whole.statistics = mutable_values("statistics", values, call.rows * call.width);
@@ -258,9 +342,14 @@ ChannelBackTensors channel_attention_backward(const Tensor& grad, const std::vec
     problem.grad_x[k] = grad_maps[k].mutable_data_ptr();
   }
   const AttentionKernels& kernels = FASTREID_KERNELS(attention_kernels);
-  if (x.batch > 0)
+  if (call.together()) {
+    backward_together(call, problem, kernels);
+  } else if (x.batch > 0) {
     by_unit(call, kernels.whole_workspace_bytes(&whole, call.unit),
-            [&](int64_t begin, int64_t end, void* memory) { kernels.whole_backward(&problem, begin, end, memory); });
+            [&](int64_t begin, int64_t end, void* memory) {
+              kernels.whole_backward(&problem, begin, end, memory);
+            });
+  }
 
   const AttentionNetwork& net = whole.network;
   const auto gradient = [&](bool wanted, const std::vector<int64_t>& sizes) {
@@ -288,27 +377,37 @@ ChannelBackTensors channel_attention_backward(const Tensor& grad, const std::vec
 STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
   // Statistics: 1 the mean, 2 the maximum, 3 both. What was not asked for comes back with shape (0,).
   m.def(
-      "attention_pool(Tensor x, int channel, int spatial, bool count_ties) -> (Tensor, Tensor, Tensor, Tensor, "
+      "attention_pool(Tensor x, int channel, int spatial, bool count_ties) -> (Tensor, Tensor, Tensor, "
+      "Tensor, "
       "Tensor, Tensor)");
   // activation: 0 sigmoid, 1 relu, 2 linear, 3 sigmoid of relu
   m.def(
-      "attention_apply(Tensor[] x, Tensor[] channel, Tensor[] spatial, Tensor? shift, Tensor? full, Tensor? residual, "
+      "attention_apply(Tensor[] x, Tensor[] channel, Tensor[] spatial, Tensor? shift, Tensor? full, Tensor? "
+      "residual, "
       "int activation, bool relu) -> Tensor");
   m.def(
-      "attention_reduce(Tensor x, Tensor grad, Tensor? result, Tensor? channel, Tensor? spatial, Tensor? shift, "
+      "attention_reduce(Tensor x, Tensor grad, Tensor? result, Tensor? channel, Tensor? spatial, Tensor? "
+      "shift, "
       "Tensor? full, int activation, bool with_map) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
-      "attention_input(Tensor x, Tensor? grad, Tensor? result, Tensor? channel, Tensor? spatial, Tensor? shift, "
-      "Tensor? full, int activation, Tensor? channel_mean, Tensor? channel_top, Tensor? spatial_mean, Tensor? "
-      "spatial_top, Tensor channel_place, Tensor spatial_place, Tensor channel_max, Tensor spatial_max, bool "
+      "attention_input(Tensor x, Tensor? grad, Tensor? result, Tensor? channel, Tensor? spatial, Tensor? "
+      "shift, "
+      "Tensor? full, int activation, Tensor? channel_mean, Tensor? channel_top, Tensor? spatial_mean, "
+      "Tensor? "
+      "spatial_top, Tensor? channel_place, Tensor? spatial_place, Tensor? channel_max, Tensor? spatial_max, "
+      "bool "
       "count_ties) -> Tensor");
   m.def(
-      "channel_attention(Tensor[] x, Tensor weight1, Tensor? bias1, Tensor? weight2, Tensor? bias2, int statistics, "
-      "bool shared, bool count_ties, Tensor? residual, int activation, bool relu) -> (Tensor, Tensor, Tensor, Tensor, "
+      "channel_attention(Tensor[] x, Tensor weight1, Tensor? bias1, Tensor? weight2, Tensor? bias2, int "
+      "statistics, "
+      "bool shared, bool count_ties, Tensor? residual, int activation, bool relu) -> (Tensor, Tensor, "
+      "Tensor, Tensor, "
       "Tensor)");
   m.def(
-      "channel_attention_backward(Tensor grad, Tensor[] x, Tensor? result, Tensor weight1, Tensor? bias1, Tensor? "
-      "weight2, Tensor? bias2, Tensor values, Tensor place, Tensor hidden, Tensor logits, int statistics, bool shared, "
+      "channel_attention_backward(Tensor grad, Tensor[] x, Tensor? result, Tensor weight1, Tensor? bias1, "
+      "Tensor? "
+      "weight2, Tensor? bias2, Tensor values, Tensor place, Tensor hidden, Tensor logits, int statistics, "
+      "bool shared, "
       "bool count_ties, int activation, bool with_weights) -> (Tensor[], Tensor, Tensor, Tensor, Tensor)");
 }
 

@@ -95,7 +95,7 @@ def _pool_context(ctx, inputs, output) -> None:
 def _pool_backward(ctx, channel_mean, channel_max, _cp, spatial_mean, spatial_max, _sp):
     x, row_max, channel_place, column_max, spatial_place = ctx.saved_tensors
     grads = [
-        None if g is None or not g.numel() else g
+        None if g is None or not g.numel() else g.contiguous()
         for g in (channel_mean, channel_max, spatial_mean, spatial_max)
     ]
     if not any(g is not None for g in grads):
@@ -197,7 +197,7 @@ def _channel_backward(ctx, grad: Tensor | None, *_: object):
     grad = dense(grad, xs[0])
     grad_maps, *grad_weights = _ops.channel_attention_backward(
         grad, list(xs), result, weight1, bias1, weight2, bias2, statistics, place, hidden, logits,
-        ctx.statistics, ctx.shared, ctx.count_ties, ctx.activation, ctx.needs_input_grad[1],
+        ctx.statistics, ctx.shared, ctx.count_ties, ctx.activation, any(ctx.needs_input_grad[1:5]),
     )  # fmt: skip
     wanted = (weight1, bias1, weight2, bias2)
     grad_weights = [

@@ -36,7 +36,7 @@ class _Pool(torch.autograd.Function):
         *grads, token = grads
         # Without a token this pass never came by the gate: the statistics went somewhere else too.
         grad, result, *gate = ctx.link.take(ctx.index) if token is not None else (None,) * 6 + (0,)
-        statistics = [None if g is None or not g.numel() else g for g in grads]
+        statistics = [None if g is None or not g.numel() else g.contiguous() for g in grads]
         places = (channel_place, spatial_place, channel_max, spatial_max)
         grad_x = _ops.attention_input(x, grad, result, *gate, *statistics, *places, ctx.count_ties)
         return None, None, grad_x, None, None, None
@@ -45,7 +45,7 @@ class _Pool(torch.autograd.Function):
 class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, link: Link, activation: int, relu: bool, counts, residual, shift, full, *tensors):
-        maps, channels, positions = counts
+        _, channels, positions = counts
         ctx.link, ctx.activation, ctx.counts = link, activation, counts
         ctx.residual = residual is not None
         xs = [entry.detach() for entry in link.maps]

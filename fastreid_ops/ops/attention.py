@@ -101,10 +101,9 @@ def _pool(
     if not channel and not spatial:
         raise ValueError(check.message(op, "channel", "() and spatial ()", "at least one statistic"))
     check.choice(op, "ties", ties, own.TIES)
+    run = _attention_autograd.pool if _native(x) else plain.pool
     if link is not None:
         run = link.pool
-    else:
-        run = _attention_autograd.pool if _native(x) else plain.pool
     channel_avg, channel_max, spatial_avg, spatial_max = run(x, channel, spatial, ties)
     return Statistics(
         channel_avg,
@@ -196,10 +195,9 @@ def _gate(
     check.flag(op, "relu", relu)
     if residual is not None:
         residual = own.like(op, "residual", residual, maps[0])
+    run = _attention_autograd.gate if _native(maps[0]) else plain.gate
     if link is not None:
         run = link.gate
-    else:
-        run = _attention_autograd.gate if _native(maps[0]) else plain.gate
     return run(maps, channels, positions, shift, full, residual, activation, relu)
 
 
@@ -328,7 +326,9 @@ def spatial_channel_attention(
         gates.append(gate)
     if not single:
         # What some maps have and others lack stays in, to be refused by name.
-        columns = [None if all(v is None for v in values) else list(values) for values in zip(*gates, strict=True)]
+        columns = [
+            None if all(v is None for v in values) else list(values) for values in zip(*gates, strict=True)
+        ]
         shift, full = (next((v for v in values or () if v is not None), None) for values in columns[2:])
         gates = [Gate(columns[0], columns[1], shift, full)]
     return _gate(op, maps, single, gates[0], activation, residual, relu, link)

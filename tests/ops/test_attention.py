@@ -366,18 +366,19 @@ def test_what_onnx_records_and_what_runs_without_the_native_library(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("name", "streams"),
+    ("name", "streams", "beside"),
     [
-        ("pool and gate", 1),
-        ("SE", 1),
-        ("197", 1),
-        ("203", 1),
-        ("CBAM channel", 1),
-        ("CBAM spatial", 1),
-        ("OSNet gate", 4),
+        ("pool and gate", 1, 0.02),
+        ("SE", 1, 0.02),
+        ("197", 1, 0.02),
+        # Networks of torch: a dozen (B, C) tensors, of which each is 0.4 % of a 16 x 16 map; the convolution's buffers.
+        ("203", 1, 0.04),
+        ("CBAM channel", 1, 0.02),
+        ("CBAM spatial", 1, 0.04),
+        ("OSNet gate", 4, 0.02),
     ],
 )
-def test_memory_of_forward_and_backward(name, streams):
-    """The result and the gradients of the maps, and 2 % of them. All maps have 96 MiB."""
+def test_memory_of_forward_and_backward(name, streams, beside):
+    """The result and the gradients of the maps, and a few hundredths of them. All maps have 96 MiB."""
     sizes = (96 // streams, 1024, 16, 16)
-    assert peak(f"ours: {name}", *sizes) <= 1.02 * (1 + streams) * math.prod(sizes) * 4 / 2**30
+    assert peak(f"ours: {name}", *sizes) <= (1 + beside) * (1 + streams) * math.prod(sizes) * 4 / 2**30

@@ -150,7 +150,6 @@ def direct_calls():
             lambda: ops.attention_pool(x[:, :, :0], 3, 0, False),
         ],
         "attention_apply": [
-            lambda: apply([], [], [], *none[:3], 0, False),
             lambda: apply([x] * 9, [row] * 9, [], *none[:3], 0, False),
             lambda: apply([x], [], [], *none[:3], 0, False),
             lambda: apply([x], [row[:, :5].contiguous()], [], *none[:3], 0, False),
