@@ -177,6 +177,25 @@ def test_encode_and_finish_are_forward(model, golden):
     assert set(alone.auxiliary) == {"feature_map"}
 
 
+@pytest.mark.parametrize("gate", [196, 203])
+def test_training_lowers_the_loss(gate):
+    torch.manual_seed(0)
+    model = create_model("cc_resnet50", 4, num_clothes=4, gate=gate).train()
+    images, labels = torch.randn(4, 3, 64, 32), torch.arange(4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3.5e-4)
+    losses = []
+    for _ in range(5):
+        output = model(images, labels)
+        heads = (*output.logits, output.auxiliary["clothes_logits"], output.auxiliary["correction_logits"])
+        loss = sum(F.cross_entropy(one, labels) for one in heads)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert model.clothe_correction.pa.gamma.item() != 0
+
+
 def test_clothes_classifier(golden):
     classifier = golden.fill(ClothesClassifier(9), 2.0).eval()
     x = tensor(golden, "clothes_map", (2, 2048, 3, 2))

@@ -179,6 +179,24 @@ def test_training_output_with_parts(golden):
         assert (parameter.grad is not None) == parameter.requires_grad, name
 
 
+def test_training_lowers_the_loss():
+    torch.manual_seed(0)
+    model = make("resnet50_ibn_a", classes=4, pcb=True, pool="gem_learnable").train()
+    images, labels = torch.randn(4, 3, 96, 48), torch.arange(4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3.5e-4)
+    losses = []
+    for _ in range(5):
+        output = model(images)
+        parts = [output.auxiliary[f"part_logits_{i}"] for i in range(6)]
+        heads = (*output.logits, *parts, output.auxiliary["merge_logits"])
+        loss = sum(F.cross_entropy(one, labels) for one in heads)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
 def test_no_classifier(golden):
     model = golden.fill(make("resnet50_ibn_a", classes=5, classifier="none"), 2.0).train()
     output = model(golden.images(2, 64, 32))
