@@ -83,6 +83,19 @@ MODELS: dict[str, str] = {
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
     "vit_small_patch16_224": "fastreid_ops.models.vit:vit_small_patch16_224",
     "vit_base_patch16_224": "fastreid_ops.models.vit:vit_base_patch16_224",
+    "naic_resnet50": "fastreid_ops.models.naic:resnet50",
+    "naic_resnet50_ibn_a": "fastreid_ops.models.naic:resnet50_ibn_a",
+    "naic_resnet101_ibn_a": "fastreid_ops.models.naic:resnet101_ibn_a",
+    "naic_se_resnet50_ibn_a": "fastreid_ops.models.naic:se_resnet50_ibn_a",
+    "naic_se_resnet101_ibn_a": "fastreid_ops.models.naic:se_resnet101_ibn_a",
+    "naic_resnet50_ibn_b": "fastreid_ops.models.naic:resnet50_ibn_b",
+    "naic_resnet101_ibn_b": "fastreid_ops.models.naic:resnet101_ibn_b",
+    "naic_resnest50": "fastreid_ops.models.naic:resnest50",
+    "naic_resnest50_ibn": "fastreid_ops.models.naic:resnest50_ibn",
+    "naic_resnest101": "fastreid_ops.models.naic:resnest101",
+    "naic_resnest101_ibn": "fastreid_ops.models.naic:resnest101_ibn",
+    "naic_efficientnet_b0": "fastreid_ops.models.naic:efficientnet_b0",
+    "naic_efficientnet_b7": "fastreid_ops.models.naic:efficientnet_b7",
     # visible-infrared
     "mdinet": "fastreid_ops.models.mdinet:mdinet",
     "deen_sysu": "fastreid_ops.models.deen:deen_sysu",
@@ -91,6 +104,9 @@ MODELS: dict[str, str] = {
     "agw": "fastreid_ops.models.agw:agw",
     "embednet": "fastreid_ops.models.embednet:embednet",
     # cloth-changing
+    "cc_resnet50": "fastreid_ops.models.cloth_changing:cc_resnet50",
+    "cc_resnet50_ibn_a": "fastreid_ops.models.cloth_changing:cc_resnet50_ibn_a",
+    "cal_resnet50": "fastreid_ops.models.cal:cal_resnet50",
 }
 
 __all__ = ["MODELS", "TrainOutput", "create_model", "list_models", "model_options"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")
 # Prefixes seen in the wild: DataParallel, torchreid/fast-reid/bag-of-tricks wrappers.
 _FOREIGN_PREFIXES = ("", "backbone.", "base.", "model.", "encoder.")
-_OWN_PREFIXES = ("", "backbone.")
+_OWN_PREFIXES = ("", "backbone.", "base.")
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ TWO_MODALITIES = {"agw", "deen_regdb", "embednet", "mdinet"}
 # Networks that take the images of these tests with other options only, or are much too large for them.
 OPTIONS = {"embednet": {"image_size": (64, 32), "dim": 48, "depth": 4, "num_heads": 4}}
 
-# Models of which nothing is left behind the last ReLU with initial weights and statistics.
-FADES = {"squeezenet_v0"}
+# Models of which nothing is left at the end with initial weights and statistics.
+FADES = {"squeezenet_v0", "naic_efficientnet_b0"}
 
 WITHOUT_NORMS = {"squeezenet1_0", "squeezenet1_1"}
 
@@ -40,6 +40,7 @@ WITHOUT_NORMS = {"squeezenet1_0", "squeezenet1_1"}
 HEAVY = {
     "deen_llcm",
     "deen_sysu",
+    "cc_resnet50_ibn_a",
     "densenet121_fc512",
     "densenet161",
     "densenet169",
@@ -49,6 +50,16 @@ HEAVY = {
     "mlfn",
     "mobilenetv2_x1_4",
     "mudeep",
+    "naic_efficientnet_b7",
+    "naic_resnest101",
+    "naic_resnest101_ibn",
+    "naic_resnest50",
+    "naic_resnet101_ibn_a",
+    "naic_resnet101_ibn_b",
+    "naic_resnet50_ibn_a",
+    "naic_resnet50_ibn_b",
+    "naic_se_resnet101_ibn_a",
+    "naic_se_resnet50_ibn_a",
     "osnet_ain_x0_5",
     "osnet_ain_x0_75",
     "osnet_ain_x1_0",

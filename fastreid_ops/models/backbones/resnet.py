@@ -38,6 +38,7 @@ class BlockPlan:
         groups, base_width: of the 3x3 convolution (ResNeXt, wide nets); its width is planes * base_width / 64 * groups.
         norm1: factory (channels) of the normalisation after the first convolution (IBN-a).
         conv2: factory (in, out, stride, groups) of the middle convolution (split attention, deformable).
+        conv2_normalises: that module normalises and activates by itself: a bottleneck has no ``bn2``.
         stride_first: the stride of a bottleneck sits in its first convolution, as in the networks that come from Caffe,
             and not in the 3x3 one.
         narrow_first: divisor of the first convolution's width (2 in SENet-154).
@@ -51,6 +52,7 @@ class BlockPlan:
     base_width: int = 64
     norm1: NormFactory = nn.BatchNorm2d
     conv2: Callable[[int, int, int, int], nn.Module] = conv3x3
+    conv2_normalises: bool = False
     stride_first: bool = False
     narrow_first: int = 1
     gate: tuple[str, NormFactory] | None = None
@@ -132,14 +134,16 @@ class Bottleneck(_Block):
         self.conv1 = conv1x1(in_channels, first, stride1)
         self.bn1 = plan.norm1(first)
         self.conv2 = plan.conv2(first, width, stride2, plan.groups)
-        self.bn2 = nn.BatchNorm2d(width)
+        self.bn2 = None if plan.conv2_normalises else nn.BatchNorm2d(width)
         self.conv3 = conv1x1(width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self._finish(out_channels, shortcut, plan)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.conv2(y)
+        if self.bn2 is not None:
+            y = self.relu(self.bn2(y))
         return self._add(x, self.bn3(self.conv3(y)))
 
 
@@ -181,7 +185,8 @@ class ResNet(nn.Module):
         last_stride: stride of the fourth stage, 1 or 2. Stride 1 keeps a map of twice the height and width for the
             same weights; worth 1-2 % Rank-1 in re-identification (Sun et al., ECCV 2018; Luo et al., CVPRW 2019).
         plan: (stage 1..4, index, blocks of the stage) -> `BlockPlan`.
-        stem_conv: factory of ``conv1``, 3 -> 64 channels at half size; default 7x7.
+        stem_conv: factory of ``conv1``, 3 -> ``stem_channels`` channels at half size; default 7x7.
+        stem_channels: width of the stem.
         stem_norm: factory (channels) of ``bn1``.
         shortcut: factory (in, out, stride) of the projection shortcuts.
 
@@ -197,15 +202,16 @@ class ResNet(nn.Module):
         last_stride: int = 2,
         plan: Callable[[int, int, int], BlockPlan] = plain_plan,
         stem_conv: Callable[[], nn.Module] | None = None,
+        stem_channels: int = 64,
         stem_norm: NormFactory = nn.BatchNorm2d,
         shortcut: Callable[[int, int, int], nn.Module] = conv_shortcut,
     ) -> None:
         super().__init__()
         stages = residual_stages(
-            64, blocks, block=block, last_stride=last_stride, plan=plan, shortcut=shortcut
+            stem_channels, blocks, block=block, last_stride=last_stride, plan=plan, shortcut=shortcut
         )
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False) if stem_conv is None else stem_conv()
-        self.bn1 = stem_norm(64)
+        self.conv1 = nn.Conv2d(3, stem_channels, 7, 2, 3, bias=False) if stem_conv is None else stem_conv()
+        self.bn1 = stem_norm(stem_channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         for number, stage in enumerate(stages, start=1):
