@@ -157,29 +157,30 @@ def weights(
     op: str, values: Sequence[object], x: Tensor, inputs: int
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """weight1, bias1, weight2, bias2 in the compute dtype of x."""
-    channels = x.shape[1]
+    channels, dtype = x.shape[1], compute_dtype(x)
     weight1, bias1, weight2, bias2 = values
 
-    def one(argument: str, value: object, shape: tuple[int | None, ...], words: str) -> Tensor:
+    def one(argument: str, value: object, *shape: int) -> Tensor:
         value = check.tensor(op, argument, value)
         check.floating(op, argument, value)
         check.same_device(op, argument, value, "x", x)
-        fits = value.dim() == len(shape) and all(
-            want in (None, got) for got, want in zip(value.shape, shape, strict=True)
-        )
-        if not fits or 0 in value.shape:
-            raise ValueError(check.message(op, argument, f"shape {tuple(value.shape)}", words))
-        return value.to(compute_dtype(x)).contiguous()
+        # A first size of 0 stands for any; words are made for refusals only: this runs at every step of a small network.
+        got = value.shape
+        if len(got) != len(shape) or got[-1] != shape[-1] or got[0] == 0 or (shape[0] and got[0] != shape[0]):
+            sizes = ", ".join(str(size) if size else "h" for size in shape)
+            want = f"({sizes}{',' * (len(shape) == 1)}) for {channels} channels"
+            raise ValueError(check.message(op, argument, f"shape {tuple(got)}", want))
+        if value.dtype != dtype:
+            value = value.to(dtype)
+        return value.contiguous()
 
-    hidden = None if weight2 is not None else channels
-    words = f"({'h' if hidden is None else hidden}, {inputs}) for {channels} channels"
-    first = one("weight1", weight1, (hidden, inputs), words)
+    first = one("weight1", weight1, 0 if weight2 is not None else channels, inputs)
     hidden = first.shape[0]
-    first_bias = None if bias1 is None else one("bias1", bias1, (hidden,), f"({hidden},)")
+    first_bias = None if bias1 is None else one("bias1", bias1, hidden)
     if weight2 is None:
         if bias2 is not None:
             raise ValueError(check.message(op, "bias2", "a bias", "None without weight2"))
         return first, first_bias, None, None
-    second = one("weight2", weight2, (channels, hidden), f"({channels}, {hidden})")
-    second_bias = None if bias2 is None else one("bias2", bias2, (channels,), f"({channels},)")
+    second = one("weight2", weight2, channels, hidden)
+    second_bias = None if bias2 is None else one("bias2", bias2, channels)
     return first, first_bias, second, second_bias
