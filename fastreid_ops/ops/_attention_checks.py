@@ -164,7 +164,7 @@ def weights(
         value = check.tensor(op, argument, value)
         check.floating(op, argument, value)
         check.same_device(op, argument, value, "x", x)
-        # A first size of 0 stands for any; words are made for refusals only: this runs at every step of a small network.
+        # A first size of 0 stands for any. Words are made for refusals only: this runs at every step of a network.
         got = value.shape
         if len(got) != len(shape) or got[-1] != shape[-1] or got[0] == 0 or (shape[0] and got[0] != shape[0]):
             sizes = ", ".join(str(size) if size else "h" for size in shape)
