@@ -38,7 +38,12 @@ COUNTS = {
 }
 # First image that is compared, and tolerance: split attention with filled weights saturates, and in the first image of
 # ResNeSt-101 an input changed by 1e-7 moves the recorded feature by 5 % (and by 20 % from what float64 gives).
-LOOSE = {"resnest101": (1, 1e-5), "resnest101_ibn": (0, 2e-3)}
+LOOSE = {
+    "resnest50": (0, 2e-3),
+    "resnest50_ibn": (0, 2e-3),
+    "resnest101": (1, 1e-4),
+    "resnest101_ibn": (0, 2e-3),
+}
 RECORDED_AS = {"efficientnet_b0": "efficientnet_b7"}
 
 
