@@ -33,7 +33,7 @@ constexpr Size kSizes[] = {{1, 1, 1},
                            {2, 4, 48, 6},
                            {1, 150, 8, 4, 1, 2},
                            {1, 70, 300, 10, 5, 6},
-                           {1, 2, 1100, 11, 11, 100}};
+                           {1, 5, 1100, 11, 11, 100}};
 
 // body(begin, end) over [0, size), in `parts`.
 template <typename Body>
