@@ -5,8 +5,9 @@ and docs/performance.md.
     FASTREID_BENCH_FULL=1 pytest benchmarks --benchmark-only --benchmark-json=bench.json
     python benchmarks/summarise.py bench.json [later.json ...]
 
-Prints the first as a table. Of a benchmark that several files hold, the last one counts; each row keeps the commit that
-it was measured at where that is not the newest. Refuses to summarise a run that was made from changed files.
+Prints the first as a table. Of a benchmark that several files hold, the last one counts; groups that none of them holds
+stay as they are in the results file. Each row keeps the commit that it was measured at where that is not the newest.
+Refuses to summarise a run that was made from changed files.
 """
 
 from __future__ import annotations
@@ -76,6 +77,22 @@ def merged(runs: list[dict]) -> dict:
     return {**runs[-1], "benchmarks": list(benchmarks.values())}
 
 
+def carried(old: dict, new: dict) -> dict:
+    """The new summary, and what the one before it holds about groups that the new one did not measure."""
+    measured = {row["group"] for row in (*new["claims"], *new["growth"])} | set(new["groups"])
+    kept = {
+        kind: [{"commit": old["commit"], **row} for row in old[kind] if row["group"] not in measured]
+        for kind in ("claims", "growth")
+    }
+    groups = {name: rows for name, rows in old["groups"].items() if name not in measured}
+    return {
+        **new,
+        "groups": {**groups, **new["groups"]},
+        "claims": kept["claims"] + new["claims"],
+        "growth": kept["growth"] + new["growth"],
+    }
+
+
 def _claim(bench: dict) -> dict:
     """A ratio of pairs that one benchmark measured (the fixture `versus`)."""
     facts = _rounded(bench["extra_info"])
@@ -107,6 +124,8 @@ def main(arguments: list[str]) -> int:
     name = result["machine"]["gpu"] or f"{result['machine']['processor']} {result['machine']['cores']} cores"
     target = RESULTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.json"
     RESULTS.mkdir(exist_ok=True)
+    if target.is_file():
+        result = carried(json.loads(target.read_text(encoding="utf-8")), result)
     temporary = target.with_suffix(".tmp")
     temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, target)
