@@ -105,9 +105,10 @@ def _layers(claims: list[dict]) -> list[str]:
         f"Floor: {claims[0]['floor']}, {bandwidth / 1e9:.1f} GB/s in this run, bytes read and written both",
     ]
     rows += [
-        "counted; below it only where the maps fit into a cache. Ratios are medians of pairs. Memory kept: the C library",
-        "keeps what is freed (benchmarks/heap.py), for both sides, and the work alone is timed; otherwise every large",
-        "result is fresh memory, handed out page by page while it is written. Ours asks for large pages, torch does not.",
+        "counted; below it only where the maps fit into a cache. Ratios are medians of pairs. Memory kept: the C",
+        "library keeps what is freed (benchmarks/heap.py), for both sides, and the work alone is timed; otherwise",
+        "every large result is fresh memory, handed out page by page while it is written. Ours asks for large",
+        "pages, torch does not.",
     ]
     measured = [claim for claim in claims if "peak" in claim]
     if measured:
