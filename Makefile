@@ -3,7 +3,7 @@
 PYTHON ?= python
 NAME ?=
 
-.PHONY: help build test bench lint doctor new-op native-test cuda
+.PHONY: help build test bench lint doctor new-op native-test cuda gpu
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -31,3 +31,9 @@ native-test:  ## C++ tests and the CUDA emulation: plain, under ASan+UBSan and u
 
 cuda:  ## compile and link the CUDA side, with or without a GPU
 	FASTREID_CUDA=1 $(PYTHON) -m pip install -e .
+
+gpu:  ## on a machine with a GPU: build, check every op on it, time attention, write benchmarks/results/<gpu>.json
+	FASTREID_CUDA=1 $(PYTHON) -m pip install -e '.[test,bench]'
+	$(PYTHON) -m pytest -q tests/gpu tests/ops
+	FASTREID_BENCH_FULL=1 $(PYTHON) -m pytest benchmarks/bench_attention.py --benchmark-only --benchmark-json=build/gpu.json
+	$(PYTHON) benchmarks/summarise.py build/gpu.json

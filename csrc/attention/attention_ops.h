@@ -103,10 +103,14 @@ class FeatureMap {
   }
   Tensor like() const { return map(height, width); }
 
+  // On the same device.
+  bool beside(const Tensor& other) const {
+    return other.is_cpu() == tensor.is_cpu() && other.get_device_index() == tensor.get_device_index();
+  }
+
   // Another map of the same kind.
   const void* same(const char* argument, const Tensor& other) const {
-    bool equal =
-        other.dim() == 4 && other.scalar_type() == tensor.scalar_type() && other.is_cpu() == tensor.is_cpu();
+    bool equal = other.dim() == 4 && other.scalar_type() == tensor.scalar_type() && beside(other);
     for (int64_t d = 0; equal && d < 4; ++d) equal = other.size(d) == tensor.size(d);
     FASTREID_CHECK(equal && dense_as(other, channels_last), op_, argument, "another kind of map",
                    "the shape, dtype, device and memory order of x");
@@ -124,8 +128,8 @@ class FeatureMap {
     STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
     FASTREID_CHECK(dtype == (integers ? aoti_torch_dtype_int32() : wide()), op_, argument, "another dtype",
                    integers ? "int32" : "float64 for a float64 map, else float32");
-    FASTREID_CHECK(t.dim() >= 1 && t.size(0) == first && t.numel() == count && t.is_cpu() == tensor.is_cpu(),
-                   op_, argument, shown(t.numel()) + " values",
+    FASTREID_CHECK(t.dim() >= 1 && t.size(0) == first && t.numel() == count && beside(t), op_, argument,
+                   shown(t.numel()) + " values",
                    shown(count) + " in " + shown(first) + " rows, on the device of x");
     if (t.is_contiguous()) return t.const_data_ptr();
     kept_.push_back(torch::stable::contiguous(t));
