@@ -13,7 +13,9 @@ from fastreid_ops import _library
 from fastreid_ops.ops.attention import Gate, attention_gate, spatial_channel_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16) if DEVICE == "cuda" else (torch.float32,)
+DTYPES = (
+    (torch.float32, torch.float64, torch.bfloat16, torch.float16) if DEVICE == "cuda" else (torch.float32,)
+)
 
 
 def there(value: object) -> object:
