@@ -68,7 +68,7 @@ class MarginHead(nn.Module):
         return self.weight
 
     def with_margin(self, cosine: Tensor, labels: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # each head has its own
 
     def extra_repr(self) -> str:
         return f"{self.feature_dim}, {self.num_classes}, scale={self.scale}, margin={self.margin}"

@@ -57,7 +57,7 @@ class PairwiseCosineLoss(nn.Module):
         return self.over_pairs(1 - distance, positive, ~same)
 
     def over_pairs(self, cosine: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise NotImplementedError  # each pairwise loss has its own
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}, margin={self.margin}"

@@ -20,7 +20,7 @@ class FeatureClassifier(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, ``feature_dim``)."""
-        raise NotImplementedError
+        raise NotImplementedError  # each network has its own
 
     def forward(self, images: Tensor) -> Tensor | TrainOutput:
         feature = self.embed(images)

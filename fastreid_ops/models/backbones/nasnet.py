@@ -102,7 +102,7 @@ class Cell(nn.Module):
 
     def combine(self, x: Tensor, previous: Tensor) -> Tensor:
         """The five additions of the cell, of maps of the same size and width."""
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of cell has its own
 
 
 class NormalCell(Cell):
