@@ -73,7 +73,7 @@ class Network:
 
 def pair(rival: Rival, step: str, way: str) -> tuple[Network, Network]:
     torch.manual_seed(0)
-    ours = create_model(rival.ours, CLASSES, **rival.options)
+    ours = create_model(rival.ours, CLASSES)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = rival.make()
@@ -91,7 +91,7 @@ def pair(rival: Rival, step: str, way: str) -> tuple[Network, Network]:
 
 
 def close(mine: Tensor, his: Tensor, *, half: bool) -> None:
-    """The same result but for rounding. (A network of random weights in bfloat16 keeps the direction of its features.)"""
+    """The same result but for rounding. (In bfloat16 a network of random weights keeps the direction of its features.)"""
     if half and mine.dim() == 2:
         assert F.cosine_similarity(mine, his).min() > 0.98
     else:

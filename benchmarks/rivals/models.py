@@ -12,23 +12,21 @@ import importlib.util
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
-
 from rivals.ranking import load_file, package_file
+from torch import Tensor, nn
 
 CLASSES = 751
 
 
 class Rival(NamedTuple):
-    """``make()`` gives the rival's network; ``logits(output)`` what it trains its classifiers with; ``ours`` and
-    ``options`` name the model of ours that takes its weights."""
+    """``make()`` gives the rival's network; ``logits(output)`` what it trains its classifiers with; ``ours``
+    names the model of ours that takes its weights; ``main`` ones are measured in every way."""
 
     package: str
     ours: str
     make: Callable[[], nn.Module]
     logits: Callable[[Any], list[Tensor]]
     size: tuple[int, int] = (256, 128)
-    options: dict[str, object] = {}
     main: bool = True
 
 
@@ -91,7 +89,7 @@ def _fastreid(name: str, place: str, *, ibn: bool, se: bool, main: bool = True) 
 
 
 def available() -> list[Rival]:
-    """Those whose package is installed; ``main`` ones are measured in every mode."""
+    """Those whose package is installed."""
     found = [
         _torchreid("hacnn", "hacnn", entry="HACNN", size=(160, 64)),
         _torchreid("osnet_x1_0", "osnet"),
