@@ -91,7 +91,7 @@ def pair(rival: Rival, step: str, way: str) -> tuple[Network, Network]:
 
 
 def close(mine: Tensor, his: Tensor, *, half: bool) -> None:
-    """The same result but for rounding. (In bfloat16 a network of random weights keeps the direction of its features.)"""
+    """The same result but for rounding. (Random weights in bfloat16 keep the direction of features.)"""
     if half and mine.dim() == 2:
         assert F.cosine_similarity(mine, his).min() > 0.98
     else:
