@@ -53,7 +53,8 @@ def pairwise_distance(
 
     *Memory*: the result, and for each CPU thread about 3 MiB of packed rows (more only where 46 rows alone
     exceed that). On a GPU 16 bytes a row for the angular metrics. The gradient: its result, and for each
-    thread 32 rows of D float64 twice (on a GPU 8 D bytes for each row of x).
+    thread 32 rows of D float64 twice (on a GPU 8 D bytes for each row of x); where x and y are one tensor, one
+    more matrix of the size of the result, and half the work.
 
     Raises:
         TypeError: an argument of the wrong type, dtype or layout.
@@ -141,12 +142,15 @@ def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _setup_context(ctx, inputs, output) -> None:
     x, y, ctx.metric = inputs
+    ctx.same = x is y
     ctx.save_for_backward(x, y, output)
 
 
 def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     x, y, distance = ctx.saved_tensors
     gradient = torch.ops.fastreid.pairwise_distance_backward
+    if ctx.same:  # a set against itself, as in every loss on a batch: both gradients in one sweep
+        return gradient(grad + grad.mT, distance, x, y, ctx.metric), None, None
     grad_x = gradient(grad, distance, x, y, ctx.metric) if ctx.needs_input_grad[0] else None
     grad_y = gradient(grad.mT, distance.mT, y, x, ctx.metric) if ctx.needs_input_grad[1] else None
     return grad_x, grad_y, None
