@@ -21,16 +21,17 @@ def unit_rows(value: Tensor) -> Tensor:
     """
     value = full(value)
     norm = torch.linalg.vector_norm(value, dim=-1, keepdim=True)
-    zero = norm == 0
-    return (value / norm.masked_fill(zero, 1)).masked_fill(zero, 0)
+    return value / norm.masked_fill(norm == 0, torch.inf)  # 0 / inf is 0, and so is its gradient
 
 
 def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
     """Cosines (B, K) of features (B, D) with class rows (K, D), never in half precision, under autocast neither."""
     with torch.autocast(features.device.type, enabled=False):
-        features, weight = unit_rows(features), unit_rows(weight)
+        features, weight = unit_rows(features), full(weight)
         dtype = torch.promote_types(features.dtype, weight.dtype)
-        return F.linear(features.to(dtype), weight.to(dtype))
+        norm = torch.linalg.vector_norm(weight, dim=1)
+        # Divided afterwards: (B, K) is smaller than a second (K, D).
+        return F.linear(features.to(dtype), weight.to(dtype)) / norm.masked_fill(norm == 0, torch.inf)
 
 
 def row_distance(a: Tensor, b: Tensor) -> Tensor:

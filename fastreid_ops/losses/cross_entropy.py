@@ -53,7 +53,7 @@ class LabelSmoothedCrossEntropy(nn.Module):
         self.epsilon = check.number(name, "epsilon", epsilon, at_least=0, below=1)
         self.smoothing = check.choice(name, "smoothing", smoothing, SMOOTHING)
         self.num_classes = None if num_classes is None else check.count(name, "num_classes", num_classes)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag(type(self).__name__, "check_inputs", check_inputs)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits (B, K) floating, labels (B,) int64 in 0..K - 1 -> 0-d tensor, float32 for half-precision logits.
@@ -63,7 +63,7 @@ class LabelSmoothedCrossEntropy(nn.Module):
             ValueError: shapes that do not fit, a label out of range, or fewer than 2 classes for ``others``.
         """
         name = type(self).__name__
-        check.class_labels(name, logits, labels, check_range=self.check_inputs)
+        check.class_labels(name, "logits", logits, labels, check_range=self.check_inputs)
         classes = logits.shape[1]
         if self.num_classes is not None and classes != self.num_classes:
             raise ValueError(f"{name}: logits: got {classes} classes, expected {self.num_classes}")

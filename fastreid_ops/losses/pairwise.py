@@ -36,7 +36,7 @@ class PairwiseCosineLoss(nn.Module):
         super().__init__()
         self.scale = check.number(type(self).__name__, "scale", scale, above=0)
         self.margin = check.number(type(self).__name__, "margin", margin, at_least=0)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag(type(self).__name__, "check_inputs", check_inputs)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Features (B, D) floating, labels (B,) int64 -> 0-d tensor, at least float32.

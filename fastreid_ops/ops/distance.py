@@ -40,7 +40,7 @@ def pairwise_distance(
 
     *NaN*: finite rows never give NaN or a negative distance. NaN and Inf are refused, unless
     ``check_finite=False``: then a NaN in a row makes all its distances NaN. The check reads x and y once
-    more (and waits for a GPU); it is left out under torch.compile, torch.export and vmap. A row of zeros
+    more (one tensor given twice only once; it waits for a GPU); it is left out under torch.compile, torch.export and vmap. A row of zeros
     has cosine distance 1 and angle pi/2 to every row.
 
     *Ties*: equal rows are at distance 0 exactly, ``d(x, y)`` and ``d(y, x)`` are the same bits. Gradients
@@ -76,7 +76,8 @@ def pairwise_distance(
         x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, *y.shape[-2:])
     if check_finite:
         check.finite(_OP, "x", x)
-        check.finite(_OP, "y", y)
+        if y is not x:
+            check.finite(_OP, "y", y)
     native = _STATUS.cuda if x.is_cuda else _STATUS.native and x.device.type in ("cpu", "meta")
     if native:
         return torch.ops.fastreid.pairwise_distance(x, y, METRICS.index(metric))

@@ -211,7 +211,7 @@ def test_malformed():
         CircleHead(4, 3, scale=0)
     with pytest.raises(ValueError, match="CosFaceHead: num_classes: got 0"):
         CosFaceHead(4, 0)
-    with pytest.raises(ValueError, match="form: got 'softmax', expected one of arcface, cosface, circle"):
+    with pytest.raises(ValueError, match="form: got 'softmax', expected one of arcface, cosface or circle"):
         CosineClassificationLoss("softmax")
     with pytest.raises(ValueError, match=r"cosine: got shape \(4,\)"):
         CosineClassificationLoss()(torch.zeros(4), torch.zeros(4, dtype=torch.int64))
