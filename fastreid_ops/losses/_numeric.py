@@ -39,6 +39,6 @@ def row_distance(a: Tensor, b: Tensor) -> Tensor:
     return (full(a) - full(b)).square().sum(-1).clamp_min(SMALLEST_SQUARE).sqrt()
 
 
-def masked_logsumexp(value: Tensor, mask: Tensor) -> Tensor:
-    """Logarithm of the sum of exp over the True entries of each row; -inf, without a gradient, where there are none."""
-    return value.masked_fill(~mask, -torch.inf).logsumexp(dim=1)
+def logsumexp_without(value: Tensor, left_out: Tensor) -> Tensor:
+    """Logarithm of the sum of exp over each row but its True entries; -inf, without a gradient, where none is left."""
+    return value.masked_fill(left_out, -torch.inf).logsumexp(dim=1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastreid_ops.losses import _checks as check
-from fastreid_ops.losses._numeric import cosine_logits, full, masked_logsumexp
+from fastreid_ops.losses._numeric import cosine_logits, full, logsumexp_without
 from fastreid_ops.losses.cross_entropy import LabelSmoothedCrossEntropy
 
 
@@ -96,7 +96,7 @@ class ClothesAdversarialMemoryLoss(nn.Module):
         check_inputs: as for `ClothesAdversarialLoss`, and refuse features that are not finite: they would stay in the
             bank.
 
-    Memory: B x D and B x K beside the bank, which is written in place in the rows of the batch.
+    Memory: one copy of the bank; the bank itself is written in place, in the rows of the batch alone.
 
     State: ``feature_memory`` (K, D) float32 and ``label_memory`` (K,) int64, -1 where an outfit was never seen.
 
@@ -149,7 +149,8 @@ class ClothesAdversarialMemoryLoss(nn.Module):
             _check_masks(name, clothes, positive, negative)
         if remember:
             self._remember(features, clothes)
-        logits = cosine_logits(features, self.feature_memory) * self.scale
+        # Of a copy: another batch may write into the bank before the backward of this one.
+        logits = cosine_logits(features, self.feature_memory.clone()) * self.scale
         return _adversarial(logits, clothes, positive, negative, self.epsilon)
 
     def remember(self, features: Tensor, clothes: Tensor) -> None:
@@ -201,7 +202,7 @@ def _adversarial(
     logits: Tensor, clothes: Tensor, positive: Tensor, negative: Tensor, epsilon: float
 ) -> Tensor:
     """Mean over the rows of the weighted log(1 + exp(N - z_j)), which is -log p_j."""
-    term = nn.functional.softplus(masked_logsumexp(logits, negative).unsqueeze(1) - logits)
+    term = nn.functional.softplus(logsumexp_without(logits, ~negative).unsqueeze(1) - logits)
     own = term.gather(1, clothes.unsqueeze(1)).squeeze(1)
     outfits = (term * positive).sum(1) / positive.sum(1).clamp_min(1)
     return ((1 - epsilon) * own + epsilon * outfits).mean()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_ops.losses import _checks as check
-from fastreid_ops.losses._numeric import full, masked_logsumexp
+from fastreid_ops.losses._numeric import full, logsumexp_without
 from fastreid_ops.ops.distance import pairwise_distance
 
 
@@ -83,7 +83,7 @@ class CMKICLoss(nn.Module):
             term = similarity.logsumexp(dim=1, keepdim=True) - value
         else:
             # log(exp(s) + exp(n)) - s
-            term = F.softplus(masked_logsumexp(similarity, ~same).unsqueeze(1) - value)
+            term = F.softplus(logsumexp_without(similarity, same).unsqueeze(1) - value)
         per_row = term.masked_fill(~found, 0).sum(1) / found.sum(1).clamp_min(1)
         return per_row.mean()
 

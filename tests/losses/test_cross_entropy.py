@@ -58,7 +58,7 @@ def test_golden_of_simple_ccreid(recorded, golden):
 
 
 @pytest.mark.parametrize("smoothing", ["uniform", "others"])
-@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("epsilon", [0.0, 0.1, 0.5, 0.95])
 @pytest.mark.parametrize("shape", [(1, 2), (1, 7), (6, 2), (32, 751)])
 def test_definition_in_float64(epsilon, shape, smoothing):
     rng = np.random.default_rng(0)
