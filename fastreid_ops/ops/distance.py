@@ -40,8 +40,8 @@ def pairwise_distance(
 
     *NaN*: finite rows never give NaN or a negative distance. NaN and Inf are refused, unless
     ``check_finite=False``: then a NaN in a row makes all its distances NaN. The check reads x and y once
-    more (one tensor given twice only once; it waits for a GPU); it is left out under torch.compile, torch.export and vmap. A row of zeros
-    has cosine distance 1 and angle pi/2 to every row.
+    more, a tensor that is both only once, and waits for a GPU; it is left out under torch.compile,
+    torch.export and vmap. A row of zeros has cosine distance 1 and angle pi/2 to every row.
 
     *Ties*: equal rows are at distance 0 exactly, ``d(x, y)`` and ``d(y, x)`` are the same bits. Gradients
     are finite: 0 at distance 0 (euclidean, arccos), at angle pi and for a row of zeros (cosine, arccos).
