@@ -97,12 +97,12 @@ MODELS: dict[str, str] = {
     "naic_efficientnet_b0": "fastreid_ops.models.naic:efficientnet_b0",
     "naic_efficientnet_b7": "fastreid_ops.models.naic:efficientnet_b7",
     # visible-infrared
-    "mdinet": "fastreid_ops.models.mdinet:mdinet",
+    "mdinet": "fastreid_ops.models.mdinet:MDINet",
     "deen_sysu": "fastreid_ops.models.deen:deen_sysu",
     "deen_regdb": "fastreid_ops.models.deen:deen_regdb",
     "deen_llcm": "fastreid_ops.models.deen:deen_llcm",
-    "agw": "fastreid_ops.models.agw:agw",
-    "embednet": "fastreid_ops.models.embednet:embednet",
+    "agw": "fastreid_ops.models.agw:AGW",
+    "embednet": "fastreid_ops.models.embednet:EmbedNet",
     # cloth-changing
     "cc_resnet50": "fastreid_ops.models.cloth_changing:cc_resnet50",
     "cc_resnet50_ibn_a": "fastreid_ops.models.cloth_changing:cc_resnet50_ibn_a",

@@ -250,27 +250,3 @@ class MDINet(nn.Module):
             (b11, b12),
             {f"projection_{name}": value for name, value in zip(maps, projections, strict=True)},
         )
-
-
-def mdinet(
-    num_classes: int,
-    *,
-    con_dim: int = 128,
-    mdi_form: str = "residual",
-    attn_residual: bool = True,
-    projection_from: str = "pooled",
-    normalise_projection: bool = True,
-    parts: str = "halves",
-    test_feature: str = "all",
-) -> MDINet:
-    """MDINet, see the class; feature of 7168."""
-    return MDINet(
-        num_classes,
-        con_dim=con_dim,
-        mdi_form=mdi_form,
-        attn_residual=attn_residual,
-        projection_from=projection_from,
-        normalise_projection=normalise_projection,
-        parts=parts,
-        test_feature=test_feature,
-    )

@@ -174,6 +174,9 @@ def test_neck(images):
         assert second.min() < 0
         torch.testing.assert_close(second, plain.bottleneck(plain.embed(images)[0]))
     assert isinstance(plain.bottleneck, nn.BatchNorm1d)
+    assert not plain.bottleneck.bias.requires_grad  # as in DEEN
+    assert described.bottleneck[1].bias.requires_grad
+    assert 0.005 < plain.bottleneck.weight.std() < 0.015
 
 
 def test_other_sizes_of_images():
