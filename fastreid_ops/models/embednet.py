@@ -163,26 +163,23 @@ class EmbedNet(nn.Module):
     def from_vit(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """State dict of a timm ``vit_*_patch16_*`` of this width, depth and heads, trained on square images, under the
         names here, for `load_weights`: the patch embedding for both modalities, the blocks stage by stage, the
-        positions without the class token's, resized, what has no place under its own name."""
+        positions without the class token's, resized."""
         per_stage = len(self.backbone.stages[0].layers)
         result = {}
         for key, value in weights.items():
-            part, _, rest = key.partition(".")
-            number, _, inner = rest.partition(".")
-            if key == "pos_embed" and value.dim() == 3:
+            if key == "pos_embed":
                 side = math.isqrt(value.shape[1] - 1)
-                value = resize_positions(value[:, 1 : 1 + side * side], (side, side), self.backbone.grid)
+                value = resize_positions(value[:, 1:], (side, side), self.backbone.grid)
                 result["backbone.pos_embed"] = value
-            elif part == "patch_embed":
+            elif key.startswith("patch_embed."):
                 for kind in ("vis", "ir"):
-                    result[f"backbone.patch_embed_{kind}.{rest}"] = value
-            elif part == "blocks" and number.isdigit():
+                    result[f"backbone.patch_embed_{kind}.{key.removeprefix('patch_embed.')}"] = value
+            elif key.startswith("blocks."):
+                _, number, rest = key.split(".", 2)
                 for theirs, ours in VIT_NAMES.items():
-                    inner = inner.replace(theirs, ours)
+                    rest = rest.replace(theirs, ours)
                 stage, layer = divmod(int(number), per_stage)
-                result[f"backbone.stages.{stage}.layers.{layer}.{inner}"] = value
-            else:
-                result[key] = value
+                result[f"backbone.stages.{stage}.layers.{layer}.{rest}"] = value
         return result
 
     def tokens(self, images: Tensor, mode: int = 0) -> Tensor:

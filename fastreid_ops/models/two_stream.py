@@ -109,15 +109,12 @@ class TwoStream(nn.Module):
         nn.init.normal_(self.classifier.weight, 0.0, 0.001)
 
     def from_resnet(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A ResNet-50's state dict under the names here, for `load_weights`: stem and stages once for every place,
-        what has no place under its own name."""
+        """A ResNet-50's state dict under the names here, for `load_weights`: stem and stages once for every place."""
+        places = ("thermal_module.thermal.", "visible_module.visible.", "base_resnet.base.")
         own = self.state_dict()
-        result = {}
-        for key, value in weights.items():
-            places = ("thermal_module.thermal.", "visible_module.visible.", "base_resnet.base.")
-            names = [place + key for place in places if place + key in own]
-            result.update(dict.fromkeys(names or [key], value))
-        return result
+        return {
+            place + key: value for place in places for key, value in weights.items() if place + key in own
+        }
 
     def stage(self, number: int) -> nn.Sequential:
         """Stage 1..4 of the common part."""
