@@ -197,7 +197,7 @@ def test_weights_of_a_vision_transformer(size):
     torch.manual_seed(0)
     source = VisionTransformer(image_size=(64, 64), dim=48, depth=4, num_heads=4).eval()
     model = create_model("embednet", 5, **{**SMALL, "image_size": size}).eval()
-    report = load_weights(model, model.from_vit(source.state_dict()))
+    report = load_weights(model, source.state_dict())
     assert not report.unexpected
     assert not report.misfits
     assert not [key for key in report.missing if key.startswith("backbone.")]
