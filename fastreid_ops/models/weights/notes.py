@@ -17,9 +17,10 @@ def notes(model: nn.Module, source: KeyMap, file: Mapping[str, Tensor]) -> Itera
     if kind == "HACNN" and not model.align_corners and model.learn_region:
         yield (
             "the published HACNN weights were trained where regions are cut out with align_corners=True; this model "
-            "has False, which moves the local half of the feature by some 5 %. Create it with align_corners=True for them"
+            "has False, which moves the local half of the feature by some 5 %. Create it with align_corners=True for "
+            "them"
         )
-    if source is DENSENET_V0 and not isinstance(model.features.norm5.act, nn.Identity):
+    if source is DENSENET_V0 and _has_final_relu(model):
         yield (
             "torchreid's densenets of 2018 had no ReLU before the pooling; create the model with final_relu=False for "
             "the features that these weights were trained for"
@@ -27,8 +28,8 @@ def notes(model: nn.Module, source: KeyMap, file: Mapping[str, Tensor]) -> Itera
     pools = [part for part in model.modules() if isinstance(part, nn.MaxPool2d)]
     if source is FASTREID and _pools_without_padding(file) and any(not pool.ceil_mode for pool in pools):
         yield (
-            "fast-reid's ResNet pools without padding (ceil_mode=True), this model with a padding of 1: the windows lie "
-            "one pixel apart and features differ. resnet50_bnneck has ceil_pool=True for such weights"
+            "fast-reid's ResNet pools without padding (ceil_mode=True), this model with a padding of 1: the windows "
+            "lie one pixel apart and features differ. resnet50_bnneck has ceil_pool=True for such weights"
         )
     if kind == "NAICNet" and _is_naic_resnet50(model, file):
         yield (
@@ -37,9 +38,14 @@ def notes(model: nn.Module, source: KeyMap, file: Mapping[str, Tensor]) -> Itera
         )
     if source is EFFICIENTNET_TIMM:
         yield (
-            "this EfficientNet pads as TensorFlow does and adds 1e-3 to variances, as timm's tf_efficientnet_b0; weights "
-            "of timm's efficientnet_b0 were trained with other padding and 1e-5, so its features differ from timm's"
+            "this EfficientNet pads as TensorFlow does and adds 1e-3 to variances, as timm's tf_efficientnet_b0; "
+            "weights of timm's efficientnet_b0 were trained with other padding and 1e-5, so its features differ from timm's"
         )
+
+
+def _has_final_relu(model: nn.Module) -> bool:
+    norm = getattr(getattr(model, "features", None), "norm5", None)
+    return isinstance(getattr(norm, "act", None), nn.ReLU)
 
 
 def _pools_without_padding(file: Mapping[str, Tensor]) -> bool:

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def read_state(path: str | os.PathLike[str]) -> State:
 
 def _load(path: Path) -> object:
     try:
-        with _only_numbers():
+        with _only_numbers(), warnings.catch_warnings():
+            # of pickle protocols, which are refused anyway, and of an encoding without effect, which it has
+            warnings.simplefilter("ignore", UserWarning)
             try:
                 return torch.load(path, map_location="cpu", weights_only=True)
             except UnicodeDecodeError:  # Python 2 wrote bytes as text
