@@ -39,7 +39,7 @@ def notes(model: nn.Module, source: KeyMap, file: Mapping[str, Tensor]) -> Itera
     if source is EFFICIENTNET_TIMM:
         yield (
             "this EfficientNet pads as TensorFlow does and adds 1e-3 to variances, as timm's tf_efficientnet_b0; "
-            "weights of timm's efficientnet_b0 were trained with other padding and 1e-5, so its features differ from timm's"
+            "weights of timm's efficientnet_b0 were trained with other padding and 1e-5, and its features differ"
         )
 
 
