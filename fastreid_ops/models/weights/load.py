@@ -86,6 +86,41 @@ def _unknown(found: Mapping[str, object], own: Mapping[str, object]) -> ValueErr
     )
 
 
+def _sort_out(
+    model: nn.Module,
+    found: Mapping[str, tuple[str, Tensor]],
+    own: Mapping[str, Tensor],
+    targets: Mapping[str, tuple[str, ...]],
+) -> tuple[dict[str, Tensor], dict[str, str], list[Skipped], list[Resized]]:
+    """Values by entry of the model, the file's name of each, what is left out, what was interpolated."""
+    class_token = any(name.rpartition(".")[2] == "cls_token" for name in found)
+    values: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    skipped: list[Skipped] = []
+    resized: list[Resized] = []
+    for bare, goals in targets.items():
+        name, value = found[bare]
+        reason = _unusable(value)
+        if reason or not goals:
+            skipped.append(Skipped(name, reason or "no place"))
+            continue
+        for goal in goals:
+            if goal in values:
+                skipped.append(Skipped(name, f"{origin[goal]} has its place", goal))
+                continue
+            if value.shape == own[goal].shape:
+                values[goal], origin[goal] = value, name
+                continue
+            fitted = fit_positions(model, goal, value, own[goal], class_token=class_token)
+            if fitted is None:
+                skipped.append(Skipped(name, "shape", goal, tuple(value.shape), tuple(own[goal].shape)))
+            else:
+                values[goal], origin[goal] = fitted[0], name
+                if fitted[1] != fitted[2]:
+                    resized.append(Resized(name, goal, *fitted[1:]))
+    return values, origin, skipped, resized
+
+
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, object]) -> LoadReport:
     """Copy every entry of ``source`` that fits ``model`` by name and shape; tell about the others.
 
@@ -110,36 +145,13 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     if match.hits < 1:
         raise _unknown(found, own)
 
-    class_token = any(name.rpartition(".")[2] == "cls_token" for name in found)
-    values: dict[str, Tensor] = {}
-    origin: dict[str, str] = {}
-    skipped: list[Skipped] = [Skipped(name, "no tensor") for name in state.others]
-    resized: list[Resized] = []
-    for bare, goals in match.targets.items():
-        name, value = found[bare]
-        reason = _unusable(value)
-        if reason or not goals:
-            skipped.append(Skipped(name, reason or "no place"))
-            continue
-        for goal in goals:
-            if goal in values:
-                skipped.append(Skipped(name, f"{origin[goal]} has its place", goal))
-                continue
-            if value.shape == own[goal].shape:
-                values[goal], origin[goal] = value, name
-                continue
-            fitted = fit_positions(model, goal, value, own[goal], class_token=class_token)
-            if fitted is None:
-                skipped.append(Skipped(name, "shape", goal, tuple(value.shape), tuple(own[goal].shape)))
-            else:
-                values[goal], origin[goal] = fitted[0], name
-                resized.append(Resized(name, goal, *fitted[1:]))
+    values, origin, skipped, resized = _sort_out(model, found, own, match.targets)
     if not values:
         raise _unknown(found, own)
     report = LoadReport(
         keymap=match.name,
         used=tuple(Used(origin[name], name) for name in own if name in values),
-        skipped=tuple(skipped),
+        skipped=(*(Skipped(name, "no tensor") for name in state.others), *skipped),
         missing=tuple(name for name in own if name not in values),
         resized=tuple(resized),
         beside=state.beside,

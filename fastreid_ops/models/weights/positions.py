@@ -14,6 +14,8 @@ Grid = tuple[int, int]
 
 def _grid(count: int, like: Grid) -> Grid | None:
     """Rows and columns of ``count`` patches: a square, as in every ImageNet weight, or the proportions of ``like``."""
+    if count < 1:
+        return None
     side = math.isqrt(count)
     if side * side == count:
         return side, side
@@ -39,6 +41,6 @@ def fit_positions(
         return None
     first, own_first = int(class_token), own.shape[1] - grid[0] * grid[1]
     theirs = _grid(value.shape[1] - first, grid)
-    if own_first > first or not value.is_floating_point() or theirs is None or 0 in theirs:
+    if own_first > first or not value.is_floating_point() or theirs is None:
         return None
     return resize_positions(value[:, first - own_first :], theirs, grid, prefix=own_first), theirs, grid
