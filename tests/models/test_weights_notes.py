@@ -36,14 +36,25 @@ def test_densenets_of_2018(need_timm):
     assert notes("densenet121", old, final_relu=False) == ()
 
 
-def fast_reid(name):
-    changes = (("backbone.", "backbone."), ("bottleneck.", "heads.bottleneck.0."), ("classifier.", "heads."))
+BASELINE = (("backbone.", "backbone."), ("bottleneck.", "heads.bottleneck.0."), ("classifier.", "heads."))
+
+
+def fast_reid(name, changes=BASELINE):
     return {
         there + key.removeprefix(here): value
         for key, value in tags(shapes(name)).items()
         for here, there in changes
         if key.startswith(here)
     }
+
+
+def test_fast_reids_resnest():
+    changes = (("base.", "backbone."), ("bottleneck.", "heads.bottleneck.0."), ("classifier.", "heads."))
+    file = fast_reid("naic_resnest50", changes)
+    (said,) = notes("naic_resnest50", file)
+    assert "equal with last_stride=2 only" in said
+    assert notes("naic_resnest50", file, last_stride=2) == ()
+    assert notes("naic_resnest50", tags(shapes("naic_resnest50"))) == ()
 
 
 def test_fast_reids_pooling():

@@ -31,6 +31,11 @@ def notes(model: nn.Module, source: KeyMap, file: Mapping[str, Tensor]) -> Itera
             "fast-reid's ResNet pools without padding (ceil_mode=True), this model with a padding of 1: the windows "
             "lie one pixel apart and features differ. resnet50_bnneck has ceil_pool=True for such weights"
         )
+    if source is FASTREID and "backbone.conv1.0.weight" in file and _last_stride_is_1(model):
+        yield (
+            "fast-reid's ResNeSt with LAST_STRIDE 1 dilates the convolutions of its fourth stage, this model does not; "
+            "features are equal with last_stride=2 only"
+        )
     if kind == "NAICNet" and _is_naic_resnet50(model, file):
         yield (
             "NAIC_ReID's own resnet50 has no ReLU after its first normalisation and pools 2 x 2; create naic_resnet50 "
@@ -54,6 +59,12 @@ def _pools_without_padding(file: Mapping[str, Tensor]) -> bool:
         return False
     middle = file.get("backbone.layer1.0.conv2.weight")
     return middle is not None and middle.shape[0] == middle.shape[1]
+
+
+def _last_stride_is_1(model: nn.Module) -> bool:
+    """Of a ResNeSt; the stride is that of the mean after the attention."""
+    pools = [part for name, part in model.named_modules() if name.endswith("layer4.0.conv2.avd_layer")]
+    return any(pool.stride == 1 for pool in pools)
 
 
 def _is_naic_resnet50(model: nn.Module, file: Mapping[str, Tensor]) -> bool:
