@@ -16,11 +16,14 @@ import fnmatch
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastreid_ops.models.output import TrainOutput
+
+if TYPE_CHECKING:
+    from fastreid_ops.models.weights import LoadReport, load_weights, read_weights
 
 MODELS: dict[str, str] = {
     # deep-person-reid: OSNet
@@ -112,7 +115,25 @@ MODELS: dict[str, str] = {
     "cal_resnet50": "fastreid_ops.models.cal:cal_resnet50",
 }
 
-__all__ = ["MODELS", "TrainOutput", "create_model", "list_models", "model_options"]
+_WEIGHTS = ("LoadReport", "load_weights", "read_weights")
+
+__all__ = [
+    "MODELS",
+    "LoadReport",
+    "TrainOutput",
+    "create_model",
+    "list_models",
+    "load_weights",
+    "model_options",
+    "read_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What reads weights is imported when it is first asked for."""
+    if name in _WEIGHTS:
+        return getattr(importlib.import_module("fastreid_ops.models.weights"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -7,9 +7,6 @@ arguments.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -22,13 +19,6 @@ from fastreid_ops.ops import _checks as check
 
 EXPANSIONS = ("expand", "fuse", "tmhee", "cmatm", "ssdec")
 FLAGS = (0, 0, 1, 2)
-# Parts of timm's names: those of `EncoderLayer`.
-VIT_NAMES = {
-    "attn.qkv.": "attn.in_proj_",
-    "attn.proj.": "attn.out_proj.",
-    "mlp.fc1.": "mlp.0.",
-    "mlp.fc2.": "mlp.2.",
-}
 
 
 class DualViT(nn.Module):
@@ -159,28 +149,6 @@ class EmbedNet(nn.Module):
         nn.init.normal_(self.classifier.weight, 0.0, 0.001)
         widths = {"all": 2 * self.groups, "pooled": self.groups, "neck": self.groups, "original": 1}
         self.feature_dim = dim * widths[test_feature]
-
-    def from_vit(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """State dict of a timm ``vit_*_patch16_*`` of this width, depth and heads, trained on square images, under the
-        names here, for `load_weights`: the patch embedding for both modalities, the blocks stage by stage, the
-        positions without the class token's, resized."""
-        per_stage = len(self.backbone.stages[0].layers)
-        result = {}
-        for key, value in weights.items():
-            if key == "pos_embed":
-                side = math.isqrt(value.shape[1] - 1)
-                value = resize_positions(value[:, 1:], (side, side), self.backbone.grid)
-                result["backbone.pos_embed"] = value
-            elif key.startswith("patch_embed."):
-                for kind in ("vis", "ir"):
-                    result[f"backbone.patch_embed_{kind}.{key.removeprefix('patch_embed.')}"] = value
-            elif key.startswith("blocks."):
-                _, number, rest = key.split(".", 2)
-                for theirs, ours in VIT_NAMES.items():
-                    rest = rest.replace(theirs, ours)
-                stage, layer = divmod(int(number), per_stage)
-                result[f"backbone.stages.{stage}.layers.{layer}.{rest}"] = value
-        return result
 
     def tokens(self, images: Tensor, mode: int = 0) -> Tensor:
         """(B, 3, H, W) -> (B, H W / 256, dim) after the last aggregation."""

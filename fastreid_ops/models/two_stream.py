@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -107,14 +106,6 @@ class TwoStream(nn.Module):
         self.bottleneck = frozen_neck(channels)
         self.classifier = nn.Linear(channels, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, 0.0, 0.001)
-
-    def from_resnet(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A ResNet-50's state dict under the names here, for `load_weights`: stem and stages once for every place."""
-        places = ("thermal_module.thermal.", "visible_module.visible.", "base_resnet.base.")
-        own = self.state_dict()
-        return {
-            place + key: value for place in places for key, value in weights.items() if place + key in own
-        }
 
     def stage(self, number: int) -> nn.Sequential:
         """Stage 1..4 of the common part."""

@@ -200,8 +200,9 @@ def test_weights_of_a_vision_transformer(size):
     torch.manual_seed(0)
     source = VisionTransformer(image_size=(64, 64), dim=48, depth=4, num_heads=4).eval()
     model = create_model("embednet", 5, **{**SMALL, "image_size": size}).eval()
-    report = load_weights(model, model.from_vit(source.state_dict()))
-    assert not report.unexpected
+    report = load_weights(model, source.state_dict())
+    assert report.unexpected == ("cls_token", "norm.weight", "norm.bias")
+    assert [item[2:] for item in report.resized] == [((4, 4), (6, 2))] * (size != (64, 64))
     assert not report.misfits
     assert not [key for key in report.missing if key.startswith("backbone.")]
     images = torch.randn(2, 3, *size)
