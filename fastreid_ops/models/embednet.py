@@ -40,12 +40,8 @@ class DualViT(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        height, width = image_size
-        for name, value, unit in (("image_size", height, 16), ("image_size", width, 16), ("depth", depth, 4)):
-            check.positive_int("EmbedNet", name, value)
-            if value % unit:
-                raise ValueError(check.message("EmbedNet", name, value, f"a multiple of {unit}"))
-        self.grid = (height // 16, width // 16)
+        self.grid = self._grid(image_size)
+        self._multiple("depth", depth, 4)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dim))
         self.patch_embed_vis = PatchEmbedding(dim)
         self.patch_embed_ir = PatchEmbedding(dim)
@@ -55,6 +51,26 @@ class DualViT(nn.Module):
             for _ in range(4)
         )
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    @staticmethod
+    def _multiple(name: str, value: int, unit: int) -> int:
+        check.positive_int("EmbedNet", name, value)
+        if value % unit:
+            raise ValueError(check.message("EmbedNet", name, value, f"a multiple of {unit}"))
+        return value // unit
+
+    @classmethod
+    def _grid(cls, image_size: tuple[int, int]) -> tuple[int, int]:
+        height, width = image_size
+        return cls._multiple("image_size", height, 16), cls._multiple("image_size", width, 16)
+
+    @torch.no_grad()
+    def resize(self, image_size: tuple[int, int]) -> None:
+        """Lay ``pos_embed`` out for another size of images, as a new parameter, see `VisionTransformer.resize`."""
+        grid = self._grid(image_size)
+        resized = resize_positions(self.pos_embed, self.grid, grid)
+        self.pos_embed = nn.Parameter(resized.clone(), requires_grad=self.pos_embed.requires_grad)
+        self.grid = grid
 
     def embed(self, images: Tensor, mode: int = 0) -> Tensor:
         """(B, 3, H, W), H and W multiples of 16 -> tokens (B, H W / 256, dim) with their positions."""

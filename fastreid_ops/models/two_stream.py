@@ -32,7 +32,8 @@ def ranking_feature(
     those after it 2 - 2 pool_weight; ``"pooled"``, ``"neck"``: those before or after it, unweighted; ``"original"``:
     the first after it.
     """
-    before, after = (F.normalize(x, dim=1).chunk(branches) for x in (pooled, neck))
+    # Not chunk(branches): a graph with a free batch size cannot tell how many chunks that gives.
+    before, after = (F.normalize(x, dim=1).unflatten(0, (branches, -1)).unbind() for x in (pooled, neck))
     if test_feature == "original":
         return after[0]
     if test_feature == "all":
