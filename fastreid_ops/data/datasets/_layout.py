@@ -8,6 +8,7 @@ is `scan(...).checked()`, which refuses a damaged tree, and `check_data` reports
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,18 +196,34 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def files(folder: Path, extensions: str | tuple[str, ...]) -> tuple[list[str], list[str]]:
+def files(
+    folder: Path, extensions: str | tuple[str, ...], *, any_case: bool = False
+) -> tuple[list[str], list[str]]:
     """The names in a folder, sorted: files with one of these extensions, and what is passed over.
 
-    Extensions are compared with capitals, as the sources do. Folders and hidden files are passed over: archives
+    Extensions are compared with capitals, as most sources do, unless `any_case` (and then written small).
+    Folders and hidden files are passed over: archives
     unpacked by a Mac hold a "._name.jpg" without pixels beside every "name.jpg".
     """
     used, passed = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            good = entry.name.endswith(extensions) and not entry.name.startswith(".") and not entry.is_dir()
+            name = entry.name.lower() if any_case else entry.name
+            good = name.endswith(extensions) and not name.startswith(".") and not entry.is_dir()
             (used if good else passed).append(entry.name)
     return sorted(used), sorted(passed)
+
+
+def named(
+    tree: Tree, folder: str, extensions: str | tuple[str, ...], pattern: re.Pattern[str]
+) -> list[tuple[str, re.Match[str]]]:
+    """(path, match) of the images in a folder of a tree whose whole name fits, in sorted order; the tree takes
+    note of the others and of what is no image."""
+    names, passed = files(tree.root / folder, extensions)
+    tree.passed += [f"{folder}/{entry}" for entry in passed]
+    matches = [(f"{folder}/{entry}", pattern.fullmatch(entry)) for entry in names]
+    tree.unreadable += [path for path, match in matches if match is None]
+    return [(path, match) for path, match in matches if match is not None]
 
 
 def folders(folder: Path) -> tuple[list[str], list[str]]:
