@@ -202,8 +202,8 @@ def files(
     """The names in a folder, sorted: files with one of these extensions, and what is passed over.
 
     Extensions are compared with capitals, as most sources do, unless `any_case` (and then written small).
-    Folders and hidden files are passed over: archives
-    unpacked by a Mac hold a "._name.jpg" without pixels beside every "name.jpg".
+    Folders and hidden files are passed over: archives unpacked by a Mac hold a "._name.jpg" without pixels
+    beside every "name.jpg".
     """
     used, passed = [], []
     with os.scandir(folder) as entries:

@@ -123,7 +123,7 @@ def view(name: str) -> int:
     return int(name.split("_")[2]) - 1
 
 
-def test_people(file: Path) -> list[set[int]]:
+def tested_people(file: Path) -> list[set[int]]:
     """The people of each classic test set in cuhk-03.mat, as identities.
 
     Raises:
@@ -191,7 +191,7 @@ def _classic(tree: Tree, images: Sequence[Row], split: int) -> None:
         raise ManifestError(
             f"cuhk03: {tree.root}: got neither splits_classic_*.json nor cuhk-03.mat, expected one of them"
         )
-    sets = test_people(raw)
+    sets = tested_people(raw)
     choice("cuhk03", "split", split, range(len(sets)))
     lost = sorted(sets[split] - {image.pid for image in images})
     if lost:

@@ -48,7 +48,7 @@ def extract(root: str | os.PathLike[str], target: str | os.PathLike[str]) -> dic
     raw, target = cuhk03.find_raw(base), Path(target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ManifestError(f"cuhk03: target: got {str(target)!r}, expected a new or empty folder")
-    tests = cuhk03.test_people(raw)
+    tests = cuhk03.tested_people(raw)
     configs = {kind: cuhk03.find_config(base, kind) for kind in KINDS}
     named = {kind: cuhk03.new_names(file) for kind, file in configs.items() if file is not None}
     target.parent.mkdir(parents=True, exist_ok=True)
