@@ -62,10 +62,10 @@ class Tree:
 
     def manifest(self) -> Manifest:
         """The rows as a manifest, whatever is wrong with the tree."""
+        if not self.rows:
+            return Manifest(self.root, path=[], pid=[], camid=[], split=[])
         columns = dict(zip(COLUMNS, map(list, zip(*map(_full, self.rows), strict=True)), strict=True))
-        if not columns:
-            columns = {name: [] for name in ("path", "pid", "camid", "split")}
-        given = {name: values for name, values in columns.items() if values.count(None) < max(len(values), 1)}
+        given = {name: values for name, values in columns.items() if values.count(None) < len(values)}
         return Manifest(root=self.root, **given)
 
     def checked(self, splits: Iterable[str] = SPLITS) -> Manifest:
@@ -83,10 +83,11 @@ class Tree:
             problems.append(
                 f"{self.name}: {self.root}: got {shortened(self.unreadable)}, expected {self.expected}"
             )
-        if self.missing:
+        missing = list(dict.fromkeys(self.missing))
+        if missing:
             problems.append(
-                f"{self.name}: {self.root}: got no file for {len(self.missing)} listed names, expected "
-                f"{shortened(self.missing)}"
+                f"{self.name}: {self.root}: got no file for {len(missing)} listed names, expected "
+                f"{shortened(missing)}"
             )
         if not problems:
             there = {row.split for row in self.rows}
@@ -113,7 +114,12 @@ class Tree:
                 "image files whose name does not hold the labels",
                 self.unreadable,
             ),
-            *finding("problem", "listed_not_there", "files are listed and are not there", self.missing),
+            *finding(
+                "problem",
+                "listed_not_there",
+                "files are listed and are not there",
+                dict.fromkeys(self.missing),
+            ),
             *self.found,
             *finding(
                 "note", "not_used", "entries are no images of this data set and are not used", self.passed
@@ -272,8 +278,10 @@ def published_findings(manifest: Manifest, published: Published) -> list[Finding
     there = counts(manifest)
     found = []
     for split, numbers in published.items():
-        got = there.get(split, {"images": 0, "ids": 0, "cameras": 0})
-        wrong = [f"{got[key]} {key} (published: {n})" for key, n in numbers.items() if got.get(key) != n]
+        got = there.get(split, {})
+        wrong = [
+            f"{got.get(key, 0)} {key} (published: {n})" for key, n in numbers.items() if got.get(key, 0) != n
+        ]
         if wrong:
             text = f"{split}: {', '.join(wrong)}; figures from it are not comparable with published ones"
             found.append(Finding("problem", "differs_from_published", text, len(wrong)))

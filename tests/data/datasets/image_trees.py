@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Miniature trees with the names of the published image data sets. The files are empty: readers never open them."""
+"""Miniature trees with the names of the published image data sets, and what is compared about them. The files are
+empty: readers never open them."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from fastreid_ops.data.manifest import Manifest
 
 
 def touch(root: Path, names: Iterable[str]) -> None:
@@ -150,3 +153,34 @@ def build(case: Case, folder: Path) -> Path:
     if case.module == "grid":
         grid_partitions(folder / "features_and_partitions.mat")
     return folder
+
+
+def rows(manifest: Manifest) -> list[tuple]:
+    return list(zip(manifest.path, manifest.pid, manifest.camid, manifest.split, strict=True))
+
+
+def one_to_one(pairs: Iterable[tuple]) -> bool:
+    pairs = set(pairs)
+    return len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
+
+
+def same(
+    manifest: Manifest, theirs, *, cameras: str = "equal", splits: tuple = ("train", "query", "gallery")
+):
+    """The same images in each split, identities one to one in train and in the test set, cameras equal."""
+    tested = []
+    for split in splits:
+        there = {
+            Path(path).relative_to(manifest.root.resolve()).as_posix(): (pid, camid)
+            for path, pid, camid, _ in getattr(theirs, split)
+        }
+        part = manifest.select(split)
+        assert sorted(part.path) == sorted(there)
+        labels = [(pid, there[path][0]) for path, pid in zip(part.path, part.pid, strict=True)]
+        if split == "train":
+            assert one_to_one(labels)
+        tested += labels if split != "train" else []
+        for path, camid in zip(part.path, part.camid, strict=True):
+            assert cameras != "equal" or there[path][1] == camid, path
+        assert one_to_one((camid, there[path][1]) for path, camid in zip(part.path, part.camid, strict=True))
+    assert one_to_one(tested)

@@ -3,47 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from image_trees import CASES, build, build_msmt17, touch
+from image_trees import CASES, build, build_msmt17, rows, same, touch
 
 from fastreid_ops.data.datasets import DATASETS, DESCRIPTIONS, read_dataset, scan_dataset
-from fastreid_ops.data.manifest import Manifest, ManifestError
+from fastreid_ops.data.manifest import ManifestError
 
 NAMES = sorted(CASES)
-
-
-def rows(manifest: Manifest) -> list[tuple]:
-    return list(zip(manifest.path, manifest.pid, manifest.camid, manifest.split, strict=True))
-
-
-def one_to_one(pairs: Iterable[tuple]) -> bool:
-    pairs = set(pairs)
-    return len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
-
-
-def same(
-    manifest: Manifest, theirs, *, cameras: str = "equal", splits: tuple = ("train", "query", "gallery")
-):
-    """The same images in each split, identities one to one in train and in the test set, cameras equal."""
-    tested = []
-    for split in splits:
-        there = {
-            Path(path).relative_to(manifest.root.resolve()).as_posix(): (pid, camid)
-            for path, pid, camid, _ in getattr(theirs, split)
-        }
-        part = manifest.select(split)
-        assert sorted(part.path) == sorted(there)
-        labels = [(pid, there[path][0]) for path, pid in zip(part.path, part.pid, strict=True)]
-        if split == "train":
-            assert one_to_one(labels)
-        tested += labels if split != "train" else []
-        for path, camid in zip(part.path, part.camid, strict=True):
-            assert cameras != "equal" or there[path][1] == camid, path
-        assert one_to_one((camid, there[path][1]) for path, camid in zip(part.path, part.camid, strict=True))
-    assert one_to_one(tested)
 
 
 @pytest.mark.parametrize("name", NAMES)
