@@ -8,6 +8,7 @@ import importlib
 import inspect
 import os
 
+from fastreid_ops.data.datasets._layout import Tree
 from fastreid_ops.data.manifest import Manifest
 
 DATASETS = {
@@ -52,6 +53,26 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None, **option
     if str(name).lower().endswith(".csv"):
         reader, arguments = _reader("csv"), {"path": name, "root": root, **options}
         return reader(**_known("csv", reader, arguments))
+    reader = _reader(_listed(name))
+    if name == "csv":
+        if root is None:
+            raise ValueError("read_dataset: root: got None, expected the name of a CSV file")
+        return reader(**_known(name, reader, {"path": root, **options}))
+    return reader(_needed_root(name, reader, root), **_known(name, reader, options))
+
+
+def scan_dataset(name: str, root: str | os.PathLike[str] | None = None, **options: object) -> Tree | None:
+    """Everything that lies in a data set's folder, what cannot be used included; arguments and errors as
+    `read_dataset`. None where the reader has no `scan`, as those of data sets that are not published trees.
+    """
+    reader = _reader(_listed(name))
+    scan = getattr(importlib.import_module(reader.__module__), "scan", None)
+    if scan is None:
+        return None
+    return scan(_needed_root(name, reader, root), **_known(name, reader, options))
+
+
+def _listed(name: str) -> str:
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1, cutoff=0.5)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
@@ -59,15 +80,14 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None, **option
             f"read_dataset: name: got {name!r}, expected one of {', '.join(DATASETS)} or the name of a .csv "
             f"file{meant}"
         )
-    reader = _reader(name)
-    if name == "csv":
-        if root is None:
-            raise ValueError("read_dataset: root: got None, expected the name of a CSV file")
-        return reader(**_known(name, reader, {"path": root, **options}))
+    return name
+
+
+def _needed_root(name: str, reader, root: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
     needed = inspect.signature(reader).parameters["root"].default is inspect.Parameter.empty
     if needed and root is None:
         raise ValueError(f"read_dataset: root: got None, expected the folder that holds {name}")
-    return reader(root, **_known(name, reader, options))
+    return root
 
 
 def _reader(name: str):
