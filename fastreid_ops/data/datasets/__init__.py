@@ -15,7 +15,7 @@ DATASETS = {
     "csv": "fastreid_ops.data.datasets.csv_file:read",
     "people": "fastreid_ops.data.datasets.people:read",
     "sample": "fastreid_ops.data.datasets.sample:read",
-    # Images
+    # images
     "market1501": "fastreid_ops.data.datasets.market1501:read",
     "dukemtmcreid": "fastreid_ops.data.datasets.dukemtmcreid:read",
     "cuhk01": "fastreid_ops.data.datasets.cuhk01:read",
@@ -30,6 +30,22 @@ DATASETS = {
     "sensereid": "fastreid_ops.data.datasets.sensereid:read",
     "university1652": "fastreid_ops.data.datasets.university1652:read",
     "cuhksysu": "fastreid_ops.data.datasets.cuhksysu:read",
+    # video: tracklets
+    "mars": "fastreid_ops.data.datasets.mars:read",
+    "ilidsvid": "fastreid_ops.data.datasets.ilidsvid:read",
+    "prid2011": "fastreid_ops.data.datasets.prid2011:read",
+    "dukemtmcvidreid": "fastreid_ops.data.datasets.dukemtmcvidreid:read",
+    # visible and infrared
+    "sysu_mm01": "fastreid_ops.data.datasets.sysu_mm01:read",
+    "regdb": "fastreid_ops.data.datasets.regdb:read",
+    "llcm": "fastreid_ops.data.datasets.llcm:read",
+    # changed clothes
+    "prcc": "fastreid_ops.data.datasets.prcc:read",
+    "ltcc": "fastreid_ops.data.datasets.ltcc:read",
+    "vcclothes": "fastreid_ops.data.datasets.vcclothes:read",
+    "deepchange": "fastreid_ops.data.datasets.deepchange:read",
+    # competition
+    "naic": "fastreid_ops.data.datasets.naic:read",
 }
 
 # What a data set is called where its numbers are shown, and what must be said beside them.
@@ -42,7 +58,7 @@ DESCRIPTIONS = {
         "real crops, zero-shot",
         "589 crops of eleven people, one real camera cut into two pseudo-cameras; never trained on.",
     ),
-    # Images
+    # images
     "market1501": ("Market-1501", "Single query."),
     "dukemtmcreid": ("DukeMTMC-reID", "Single query."),
     "cuhk01": (
@@ -63,6 +79,22 @@ DESCRIPTIONS = {
         "Drone images among satellite images unless chosen otherwise; buildings.",
     ),
     "cuhksysu": ("CUHK-SYSU crops", "Train only."),
+    # video: tracklets
+    "mars": ("MARS", "Tracklets; gallery with distractors."),
+    "ilidsvid": ("iLIDS-VID", "Tracklets; one of ten splits."),
+    "prid2011": ("PRID 2011", "Tracklets; one of ten splits of 178 people."),
+    "dukemtmcvidreid": ("DukeMTMC-VideoReID", "Tracklets; gallery with distractors."),
+    # visible and infrared
+    "sysu_mm01": ("SYSU-MM01", "Infrared queries, visible gallery drawn by the protocol."),
+    "regdb": ("RegDB", "One of ten trials; both directions."),
+    "llcm": ("LLCM", "Both directions, gallery drawn by the protocol."),
+    # changed clothes
+    "prcc": ("PRCC", "Gallery camera A; queries B (same clothes) and C (other clothes)."),
+    "ltcc": ("LTCC", "Standard or changed clothes, as the protocol says."),
+    "vcclothes": ("VC-Clothes", "Rendered people; the protocol picks the cameras."),
+    "deepchange": ("DeepChange", "The tracklet stands in the place of the camera."),
+    # competition
+    "naic": ("NAIC", "Test identities are not published: rankings, no figures."),
 }
 
 
