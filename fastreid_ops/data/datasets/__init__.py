@@ -170,4 +170,8 @@ def _known(name: str, reader, options: dict[str, object]) -> dict[str, object]:
             raise ValueError(
                 f"read_dataset: options: got {unknown[0]!r}, expected options of {name}: {takes}"
             )
+    for option, value in options.items():
+        # "false" as text would count as true.
+        if option in parameters and isinstance(parameters[option].default, bool) and type(value) is not bool:
+            raise ValueError(f"read_dataset: options: {option}: got {value!r}, expected true or false")
     return options
