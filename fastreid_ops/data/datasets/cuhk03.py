@@ -5,7 +5,9 @@ k-reciprocal Encoding", CVPR 2017).
 The pictures are inside cuhk-03.mat, once in boxes of a detector and once in labeled boxes; torchreid writes them to
 images_{detected,labeled}/<pair>_<person>_<view>_<number>.png, and `cuhk03_extract.extract` does the same. Five
 pairs of cameras; numbers 1 to 5 are of the first view, 6 to 10 of the second, and camid is the view. Persons are
-counted anew in each pair: here person n of pair p is p * 10000 + n.
+counted anew in each pair: here person n of pair p is p * 10000 + n. Many people have the new split as folders in
+Market-1501's naming instead, {detected,labeled}/{bounding_box_train,query,bounding_box_test}/*.png: read as well,
+with the identities of the names.
 
 The new split trains on 767 people and tests 700 like Market-1501. The classic one has 100 people in each of 20 test
 sets whose images are both query and gallery: evaluate it with protocol cuhk03 and average over the splits.
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastreid_ops.data.datasets import market1501
 from fastreid_ops.data.datasets._layout import (
     SPLITS,
     Row,
@@ -34,7 +37,7 @@ from fastreid_ops.data.datasets._matlab import load_mat, open_hdf5
 from fastreid_ops.data.datasets._splits import Agreement, from_file, refuse_overlap
 from fastreid_ops.data.manifest import Manifest, ManifestError
 
-LAYOUTS = ("cuhk03", "CUHK03", ".")
+LAYOUTS = ("cuhk03", "CUHK03", "cuhk03-np", "CUHK03-NP", ".")
 RAW = ("cuhk03_release/cuhk-03.mat", "cuhk-03.mat")
 EXPECTED = "*.png files named like 1_001_1_01.png (pair of cameras, person, view, number)"
 CLASSIC_SPLITS = 20
@@ -95,8 +98,11 @@ def scan(
     choice("cuhk03", "split", split, range(CLASSIC_SPLITS if classic else 1))
     kind = "labeled" if labeled else "detected"
     folder = f"images_{kind}"
-    tree = Tree("cuhk03", find_root("cuhk03", root, LAYOUTS, [(folder, *RAW)]), EXPECTED)
-    if not (tree.root / folder).is_dir():
+    base = find_root("cuhk03", root, LAYOUTS, [(folder, *RAW, f"{kind}/bounding_box_train")])
+    tree = Tree("cuhk03", base, EXPECTED)
+    if (base / kind).is_dir() and not (base / folder).is_dir():
+        return _folders(tree, kind, classic, combineall)
+    if not (base / folder).is_dir():
         raise ManifestError(
             f"cuhk03: {tree.root}: got cuhk-03.mat and no folder {folder}, expected the pictures as files; write "
             f"them with: python -m fastreid_ops.data.datasets.cuhk03_extract {tree.root} NEW_FOLDER"
@@ -113,6 +119,22 @@ def scan(
     else:
         _new(tree, images, kind)
     tree.published = {} if combineall else PUBLISHED_CLASSIC if classic else PUBLISHED[kind]
+    if combineall:
+        tree.rows = combined(tree.rows)
+    return tree
+
+
+def _folders(tree: Tree, kind: str, classic: bool, combineall: bool) -> Tree:
+    """The new split in Market-1501's folders and names."""
+    if classic:
+        raise ManifestError(
+            f"cuhk03: {tree.root}: got the folders of the new split, expected images_{kind} for the classic one"
+        )
+    parts = {split: f"{kind}/{name}" for split, name in market1501.FOLDERS.items()}
+    find_root("cuhk03", tree.root, ["."], list(parts.values()))
+    tree.expected = "*.png or *.jpg files named like 0003_c1_21.png (identity, camera of one digit)"
+    tree.unreadable += market1501.boxes(tree, parts, (".png", ".jpg"))
+    tree.published = {} if combineall else PUBLISHED[kind]
     if combineall:
         tree.rows = combined(tree.rows)
     return tree

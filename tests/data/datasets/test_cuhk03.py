@@ -285,3 +285,26 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_dataset("cuhk03", tmp_path, classic=True)
     with pytest.raises(ManifestError, match=r"needs SciPy: pip install 'fastreid-ops\[matlab\]'"):
         read_dataset("cuhk03", tmp_path)
+
+
+@pytest.mark.parametrize("layout", ["cuhk03-np", "CUHK03-NP", "cuhk03", ""])
+def test_the_new_split_in_the_folders_of_market1501(tmp_path: Path, layout: str):
+    base = tmp_path / layout
+    boxes = ["bounding_box_train/0003_c1_21.png", "query/0001_c1_1.png", "bounding_box_test/0001_c2_6.png"]
+    touch(base, [f"{kind}/{name}" for kind in ("detected", "labeled") for name in boxes])
+    assert rows(read_dataset("cuhk03", tmp_path, labeled=True)) == [
+        ("labeled/bounding_box_train/0003_c1_21.png", 3, 0, "train"),
+        ("labeled/query/0001_c1_1.png", 1, 0, "query"),
+        ("labeled/bounding_box_test/0001_c2_6.png", 1, 1, "gallery"),
+    ]
+    assert set(read_dataset("cuhk03", tmp_path, combineall=True).pid) == {1, 3}
+    with pytest.raises(
+        ManifestError, match="got the folders of the new split, expected images_detected for the cl"
+    ):
+        read_dataset("cuhk03", tmp_path, classic=True)
+    touch(base, ["detected/query/-1_c1_1.png"])
+    with pytest.raises(ManifestError, match=r"got detected/query/-1_c1_1\.png"):
+        read_dataset("cuhk03", tmp_path)
+    (base / "labeled" / "query").rename(base / "labeled" / "probe")
+    with pytest.raises(ManifestError, match=r"\(without labeled/query\)"):
+        read_dataset("cuhk03", tmp_path, labeled=True)
