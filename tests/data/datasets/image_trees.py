@@ -47,6 +47,18 @@ def boxes() -> list[str]:
     ]
 
 
+def market() -> list[str]:
+    return [
+        *(f"bounding_box_train/{pid:04d}_c{cam}s1_000451_03.jpg" for pid in (2, 7, 1500) for cam in (1, 6)),
+        *(f"query/{pid:04d}_c{cam}s1_001051_00.jpg" for pid in (1, 4) for cam in (1, 2)),
+        *(
+            f"bounding_box_test/{pid}_c{cam}s1_000401_03.jpg"
+            for pid in ("-1", "0000", "0001", "0004")
+            for cam in (1, 3)
+        ),
+    ]
+
+
 def grid() -> list[str]:
     pairs = range(1, 251)
     return [
@@ -107,6 +119,10 @@ def university() -> list[str]:
 
 
 CASES = {
+    "market1501": Case(
+        "market1501", "Market1501",
+        ("market1501/Market-1501-v15.09.15", "market1501", "Market-1501-v15.09.15", ""), market(),
+        "query/0001_c.jpg", {}, {}),
     "dukemtmcreid": Case(
         "dukemtmcreid", "DukeMTMCreID", ("dukemtmc-reid/DukeMTMC-reID", "DukeMTMC-reID", "dukemtmc-reid", ""),
         boxes(), "query/0001_c.jpg", {}, {}),
