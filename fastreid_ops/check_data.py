@@ -2,6 +2,7 @@
 """Say everything that is wrong with a data set before a second of training is spent on it.
 
     python -m fastreid_ops.check_data ROOT --dataset market1501
+    python -m fastreid_ops.check_data ROOT --dataset viper --option split=3
     python -m fastreid_ops.check_data --dataset sample
     python -m fastreid_ops.check_data file.csv [--root FOLDER] [--verify] [--json]
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastreid_ops.data.checks import Finding, counts, label_findings
@@ -26,7 +27,13 @@ CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
 
 
 def check(
-    source: str | None, dataset: str | None = None, root: str | None = None, *, verify: bool = False
+    source: str | None,
+    dataset: str | None = None,
+    root: str | None = None,
+    *,
+    verify: bool = False,
+    options: Mapping[str, object] | None = None,
+    progress: bool = False,
 ) -> tuple[str, Manifest, list[Finding], Published]:
     """Read a data set and look for everything that is wrong.
 
@@ -34,6 +41,7 @@ def check(
         source: the data set's folder, or a CSV manifest. dataset: a name of `DATASETS`; None for a CSV
             manifest.
         root: for a CSV manifest, the folder its relative paths start from. verify: decode every image.
+        options: what the data set's reader takes. progress: show a bar while standard error is a terminal.
 
     Returns:
         the name of the data set, its manifest, the findings, the published counts.
@@ -52,19 +60,29 @@ def check(
                 f"check_data: got the folder {source!r}, expected --dataset beside it, one of "
                 f"{', '.join(DATASETS)}"
             )
+        if options:
+            raise ValueError(
+                f"check_data: --option: got {next(iter(options))!r}, expected none for a CSV file"
+            )
         # Not through the csv reader: a missing image is one finding among others here.
         manifest = Manifest.read_csv(source, root)
-        return "csv", manifest, [*label_findings(manifest), *file_findings(manifest, verify=verify)], {}
+        return (
+            "csv",
+            manifest,
+            [*label_findings(manifest), *file_findings(manifest, verify=verify, progress=progress)],
+            {},
+        )
     if root is not None:
         raise ValueError(f"check_data: --root: got {root!r}, expected it with a CSV file only")
-    tree = scan_dataset(dataset, source)
+    options = dict(options or {})
+    tree = scan_dataset(dataset, source, **options)
     if tree is None:
-        manifest, findings, published = read_dataset(dataset, source), [], {}
+        manifest, findings, published = read_dataset(dataset, source, **options), [], {}
     else:
         manifest, findings, published = tree.manifest(), tree.findings(), tree.published
     if dataset == "sample":
         findings.append(Finding("note", "sample", f"this is {sample.DESCRIPTION}", 0))
-    findings += [*label_findings(manifest), *file_findings(manifest, verify=verify)]
+    findings += [*label_findings(manifest), *file_findings(manifest, verify=verify, progress=progress)]
     return dataset, manifest, findings, published
 
 
@@ -81,6 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--root", help="for a CSV manifest: folder that relative paths start from (default: its own)"
     )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the data set, such as split=3 or labeled=true; may be repeated",
+    )
     parser.add_argument("--verify", action="store_true", help="decode every image, not only its first bytes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args(argv)
@@ -90,7 +115,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         name, manifest, findings, published = check(
-            chosen.source, chosen.dataset, chosen.root, verify=chosen.verify
+            chosen.source,
+            chosen.dataset,
+            chosen.root,
+            verify=chosen.verify,
+            options=_options(chosen.option),
+            progress=True,
         )
     except (ValueError, OSError) as error:
         if chosen.json:
@@ -103,6 +133,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print("\n".join(_as_text(name, manifest, findings, published, problems, chosen.verify)))
     return PROBLEMS if problems else CLEAN
+
+
+def _options(pairs: Sequence[str]) -> dict[str, object]:
+    """{"split": 3} from ["split=3"]: JSON values, and text where it is none."""
+    options = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise ValueError(f"check_data: --option: got {pair!r}, expected NAME=VALUE")
+        try:
+            options[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except ValueError:
+            options[name] = value
+    return options
 
 
 def _as_json(

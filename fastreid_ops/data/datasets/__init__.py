@@ -13,9 +13,23 @@ from fastreid_ops.data.manifest import Manifest
 
 DATASETS = {
     "csv": "fastreid_ops.data.datasets.csv_file:read",
-    "market1501": "fastreid_ops.data.datasets.market1501:read",
     "people": "fastreid_ops.data.datasets.people:read",
     "sample": "fastreid_ops.data.datasets.sample:read",
+    # images
+    "market1501": "fastreid_ops.data.datasets.market1501:read",
+    "dukemtmcreid": "fastreid_ops.data.datasets.dukemtmcreid:read",
+    "cuhk01": "fastreid_ops.data.datasets.cuhk01:read",
+    "cuhk02": "fastreid_ops.data.datasets.cuhk02:read",
+    "cuhk03": "fastreid_ops.data.datasets.cuhk03:read",
+    "msmt17": "fastreid_ops.data.datasets.msmt17:read",
+    "viper": "fastreid_ops.data.datasets.viper:read",
+    "grid": "fastreid_ops.data.datasets.grid:read",
+    "ilids": "fastreid_ops.data.datasets.ilids:read",
+    "prid450s": "fastreid_ops.data.datasets.prid450s:read",
+    "prid": "fastreid_ops.data.datasets.prid:read",
+    "sensereid": "fastreid_ops.data.datasets.sensereid:read",
+    "university1652": "fastreid_ops.data.datasets.university1652:read",
+    "cuhksysu": "fastreid_ops.data.datasets.cuhksysu:read",
     # video: tracklets
     "mars": "fastreid_ops.data.datasets.mars:read",
     "ilidsvid": "fastreid_ops.data.datasets.ilidsvid:read",
@@ -36,7 +50,6 @@ DATASETS = {
 
 # What a data set is called where its numbers are shown, and what must be said beside them.
 DESCRIPTIONS = {
-    "market1501": ("Market-1501", "Single query."),
     "people": (
         "procedural people, unseen ids",
         "Rendered by this package; none of these ids was trained on.",
@@ -45,6 +58,27 @@ DESCRIPTIONS = {
         "real crops, zero-shot",
         "589 crops of eleven people, one real camera cut into two pseudo-cameras; never trained on.",
     ),
+    # images
+    "market1501": ("Market-1501", "Single query."),
+    "dukemtmcreid": ("DukeMTMC-reID", "Single query."),
+    "cuhk01": (
+        "CUHK01",
+        "One of 20 splits, two pictures a person and camera; publications average over their own.",
+    ),
+    "cuhk02": ("CUHK02", "Camera pair P5; its people of P1 are those of CUHK01."),
+    "cuhk03": ("CUHK03", "New split 767/700 unless classic; their figures are not comparable."),
+    "msmt17": ("MSMT17", "Single query."),
+    "viper": ("VIPeR", "One of 20 splits; publications average over their own."),
+    "grid": ("GRID", "One of 10 fixed splits, 775 distractors in the gallery."),
+    "ilids": ("i-LIDS", "One of 10 splits; cameras are not told, so none is held against a match."),
+    "prid450s": ("PRID-450S", "One of 10 splits; publications average over their own."),
+    "prid": ("PRID 2011, single shot", "One of 10 splits, 549 distractors in the gallery."),
+    "sensereid": ("SenseReID", "Test only."),
+    "university1652": (
+        "University-1652",
+        "Drone images among satellite images unless chosen otherwise; buildings.",
+    ),
+    "cuhksysu": ("CUHK-SYSU crops", "Train only."),
     # video: tracklets
     "mars": ("MARS", "Tracklets; gallery with distractors."),
     "ilidsvid": ("iLIDS-VID", "Tracklets; one of ten splits."),
@@ -136,4 +170,8 @@ def _known(name: str, reader, options: dict[str, object]) -> dict[str, object]:
             raise ValueError(
                 f"read_dataset: options: got {unknown[0]!r}, expected options of {name}: {takes}"
             )
+    for option, value in options.items():
+        # "false" as text would count as true.
+        if option in parameters and isinstance(parameters[option].default, bool) and type(value) is not bool:
+            raise ValueError(f"read_dataset: options: {option}: got {value!r}, expected true or false")
     return options

@@ -8,6 +8,7 @@ is `scan(...).checked()`, which refuses a damaged tree, and `check_data` reports
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,10 +62,10 @@ class Tree:
 
     def manifest(self) -> Manifest:
         """The rows as a manifest, whatever is wrong with the tree."""
+        if not self.rows:
+            return Manifest(self.root, path=[], pid=[], camid=[], split=[])
         columns = dict(zip(COLUMNS, map(list, zip(*map(_full, self.rows), strict=True)), strict=True))
-        if not columns:
-            columns = {name: [] for name in ("path", "pid", "camid", "split")}
-        given = {name: values for name, values in columns.items() if values.count(None) < max(len(values), 1)}
+        given = {name: values for name, values in columns.items() if values.count(None) < len(values)}
         return Manifest(root=self.root, **given)
 
     def checked(self, splits: Iterable[str] = SPLITS) -> Manifest:
@@ -82,10 +83,11 @@ class Tree:
             problems.append(
                 f"{self.name}: {self.root}: got {shortened(self.unreadable)}, expected {self.expected}"
             )
-        if self.missing:
+        missing = list(dict.fromkeys(self.missing))
+        if missing:
             problems.append(
-                f"{self.name}: {self.root}: got no file for {len(self.missing)} listed names, expected "
-                f"{shortened(self.missing)}"
+                f"{self.name}: {self.root}: got no file for {len(missing)} listed names, expected "
+                f"{shortened(missing)}"
             )
         if not problems:
             there = {row.split for row in self.rows}
@@ -112,7 +114,12 @@ class Tree:
                 "image files whose name does not hold the labels",
                 self.unreadable,
             ),
-            *finding("problem", "listed_not_there", "files are listed and are not there", self.missing),
+            *finding(
+                "problem",
+                "listed_not_there",
+                "files are listed and are not there",
+                dict.fromkeys(self.missing),
+            ),
             *self.found,
             *finding(
                 "note", "not_used", "entries are no images of this data set and are not used", self.passed
@@ -195,18 +202,34 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
-def files(folder: Path, extensions: str | tuple[str, ...]) -> tuple[list[str], list[str]]:
+def files(
+    folder: Path, extensions: str | tuple[str, ...], *, any_case: bool = False
+) -> tuple[list[str], list[str]]:
     """The names in a folder, sorted: files with one of these extensions, and what is passed over.
 
-    Extensions are compared with capitals, as the sources do. Folders and hidden files are passed over: archives
-    unpacked by a Mac hold a "._name.jpg" without pixels beside every "name.jpg".
+    Extensions are compared with capitals, as most sources do, unless `any_case` (and then written small).
+    Folders and hidden files are passed over: archives unpacked by a Mac hold a "._name.jpg" without pixels
+    beside every "name.jpg".
     """
     used, passed = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
-            good = entry.name.endswith(extensions) and not entry.name.startswith(".") and not entry.is_dir()
+            name = entry.name.lower() if any_case else entry.name
+            good = name.endswith(extensions) and not name.startswith(".") and not entry.is_dir()
             (used if good else passed).append(entry.name)
     return sorted(used), sorted(passed)
+
+
+def named(
+    tree: Tree, folder: str, extensions: str | tuple[str, ...], pattern: re.Pattern[str]
+) -> list[tuple[str, re.Match[str]]]:
+    """(path, match) of the images in a folder of a tree whose whole name fits, in sorted order; the tree takes
+    note of the others and of what is no image."""
+    names, passed = files(tree.root / folder, extensions)
+    tree.passed += [f"{folder}/{entry}" for entry in passed]
+    matches = [(f"{folder}/{entry}", pattern.fullmatch(entry)) for entry in names]
+    tree.unreadable += [path for path, match in matches if match is None]
+    return [(path, match) for path, match in matches if match is not None]
 
 
 def folders(folder: Path) -> tuple[list[str], list[str]]:
@@ -255,8 +278,10 @@ def published_findings(manifest: Manifest, published: Published) -> list[Finding
     there = counts(manifest)
     found = []
     for split, numbers in published.items():
-        got = there.get(split, {"images": 0, "ids": 0, "cameras": 0})
-        wrong = [f"{got[key]} {key} (published: {n})" for key, n in numbers.items() if got.get(key) != n]
+        got = there.get(split, {})
+        wrong = [
+            f"{got.get(key, 0)} {key} (published: {n})" for key, n in numbers.items() if got.get(key, 0) != n
+        ]
         if wrong:
             text = f"{split}: {', '.join(wrong)}; figures from it are not comparable with published ones"
             found.append(Finding("problem", "differs_from_published", text, len(wrong)))

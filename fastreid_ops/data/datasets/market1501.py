@@ -65,11 +65,11 @@ def scan(root: str | os.PathLike[str], *, distractors: bool = False, combineall:
     return tree
 
 
-def boxes(tree: Tree, folders: dict[str, str]) -> list[str]:
-    """Add the images of folders in Market-1501's naming to a tree; returns those of identity -1."""
+def boxes(tree: Tree, folders: dict[str, str], extensions: str | tuple[str, ...] = ".jpg") -> list[str]:
+    """Add the images of {split: folder} in Market-1501's naming to a tree; returns those of identity -1."""
     junk = []
     for split, name in folders.items():
-        images, passed = files(tree.root / name, ".jpg")
+        images, passed = files(tree.root / name, extensions)
         tree.passed += [f"{name}/{entry}" for entry in passed]
         for entry in images:
             path = f"{name}/{entry}"
