@@ -346,9 +346,12 @@ class ByModality:
         return (self.visible, self.infrared)[modality]
 
 
-def without_colours(transform: TrainTransform) -> TrainTransform:
-    """The same transform without what changes colours: what an infrared image, whose channels are equal, gets."""
-    return replace(transform, **dict.fromkeys(COLOURS, 0.0))
+def without_colours(transform: TrainTransform, *, keep: Sequence[str] = ()) -> TrainTransform:
+    """The same transform without what changes colours: what an infrared image, whose channels are equal, gets.
+
+    `keep`: fields of it that stay, such as "brightness" and "contrast".
+    """
+    return replace(transform, **{name: 0.0 for name in COLOURS if name not in keep})
 
 
 # What a picture of infrared light has no use for, or what would colour it.
