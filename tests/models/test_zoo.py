@@ -18,7 +18,7 @@ from fastreid_ops.models import create_model
 from fastreid_ops.models.backbones.nasnet import ReductionCell, SeparableBranch
 from fastreid_ops.models.backbones.resnet import Bottleneck
 from fastreid_ops.models.backbones.senet import se_plan
-from fastreid_ops.models.hacnn import cut_region
+from fastreid_ops.models.hacnn import cut_regions
 
 
 def random(*shape, seed=0):
@@ -52,7 +52,8 @@ def test_hacnn_regions(golden, region, align_corners):
     want = golden.read("hacnn_parts")
     place = torch.from_numpy(want["theta"][:, region])
     assert want[f"theta_full_{region}"][:, :, 2] == pytest.approx(place.numpy())
-    got = cut_region(torch.from_numpy(want["s"]), place, (6, 7), align_corners)
+    places = torch.from_numpy(want["theta"])
+    got = cut_regions(torch.from_numpy(want["s"]), places, (6, 7), align_corners)[:, region]
     assert golden.relative(got, want[f"stn_{region}_ac{int(align_corners)}"]) < 1e-5
     assert golden.relative(got, want[f"stn_{region}_ac{int(not align_corners)}"]) > 1e-2
 
@@ -66,9 +67,39 @@ def test_hacnn_regions_are_cut_in_float32(align_corners):
     grid = F.affine_grid(theta, [2, 3, 12, 5], align_corners=align_corners)
     want = F.grid_sample(x.float(), grid, align_corners=align_corners)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = cut_region(x, place, (12, 5), align_corners)
+        got = cut_regions(x, place[:, None], (12, 5), align_corners)[:, 0]
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_hacnn_regions_and_their_gradients_are_those_of_a_sampled_grid(align_corners):
+    """Also where the grid falls on the pixels' centres, as it does across the map before any training."""
+    x, places = random(2, 3, 20, 8).double(), torch.tanh(random(2, 4, 2, seed=1)).double()
+    places[0, :, 0] = 0.0
+    places[1, 0] = torch.tensor([1.0, -1.0])
+    weights = random(2, 4, 3, 6, 7, seed=2).double()
+    inputs = [x.requires_grad_(), places.requires_grad_()]
+    got = cut_regions(*inputs, (6, 7), align_corners)
+
+    def one(region: int) -> torch.Tensor:
+        place = places[:, region]
+        theta = torch.stack([torch.eye(2)[i] * (1.0, 0.25)[i] for i in (0, 1)]).double().expand(2, 2, 2)
+        grid = F.affine_grid(torch.cat([theta, place[:, :, None]], 2), x.shape, align_corners=align_corners)
+        sampled = F.grid_sample(x, grid, align_corners=align_corners)
+        return F.interpolate(sampled, (6, 7), mode="bilinear", align_corners=True)
+
+    want = torch.stack([one(region) for region in range(4)], 1)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    # At a pixel's centre the slope jumps, and rounding decides on which side affine_grid's own places lie.
+    smooth = places.detach() != 0
+    for mine, his, where in zip(
+        torch.autograd.grad((got * weights).sum(), inputs),
+        torch.autograd.grad((want * weights).sum(), inputs),
+        (torch.ones_like(x, dtype=torch.bool), smooth),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine[where], his[where], rtol=1e-9, atol=1e-9)
 
 
 def test_hacnn_align_corners_moves_the_local_half_only(golden):
