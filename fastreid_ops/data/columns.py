@@ -46,11 +46,16 @@ def clothes_labels(manifest: Manifest) -> list[int] | None:
 
 
 def tracklet_numbers(manifest: Manifest) -> list[int] | None:
-    """Number 0 ... n-1 of every row's tracklet in the order of the names, None without the column."""
+    """Number 0 ... n-1 of every row's tracklet by first appearance, None without the column.
+
+    Rows are of one tracklet where identity, camera and tracklet agree, so that tracklets may be numbered anew for
+    each person or camera.
+    """
     if manifest.tracklet is None:
         return None
-    number = {name: place for place, name in enumerate(ids.in_order(manifest.tracklet))}
-    return [number[name] for name in manifest.tracklet]
+    number: dict[tuple, int] = {}
+    keys = zip(manifest.pid, manifest.camid, manifest.tracklet, strict=True)
+    return [number.setdefault(key, len(number)) for key in keys]
 
 
 def clothes_of_ids(labels: Sequence[int], clothes: Sequence[int]) -> np.ndarray:

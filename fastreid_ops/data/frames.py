@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastreid_ops.data.columns import tracklet_numbers
 from fastreid_ops.data.manifest import Manifest
 
 CHOICES = ("random", "evenly", "all")
@@ -91,20 +92,19 @@ def evaluation_frames(
         seed: of "random", where the draw of a tracklet depends on its place among the tracklets alone.
 
     Raises:
-        ValueError: without tracklets, or for one that mixes identities, cameras or splits.
+        ValueError: without tracklets, or for one with frames in several splits.
     """
     if manifest.tracklet is None:
         raise ValueError(
             "evaluation_frames: manifest: got no tracklet column, expected the tracklet of every frame"
         )
     read, first, index = [], [], []
-    for place, (name, rows) in enumerate(tracklet_rows(manifest.tracklet, manifest.frame).items()):
-        for column in ("pid", "camid", "split"):
-            found = {getattr(manifest, column)[row] for row in rows}
-            if len(found) > 1:
-                raise ValueError(
-                    f"evaluation_frames: tracklet {name!r}: got {len(found)} values of {column}, expected one"
-                )
+    for place, rows in enumerate(tracklet_rows(tracklet_numbers(manifest), manifest.frame).values()):
+        if len({manifest.split[row] for row in rows}) > 1:
+            name = manifest.tracklet[rows[0]]
+            raise ValueError(
+                f"evaluation_frames: tracklet {name!r}: got frames of several splits, expected one; select first"
+            )
         rng = np.random.default_rng(np.random.SeedSequence([seed, place])) if choice == "random" else None
         positions = frame_positions(len(rows), length, choice, rng)
         read += [rows[position] for position in positions]

@@ -265,7 +265,7 @@ class TrainLoader(_Loader):
         """What an image that takes another's place must share with it beside the identity."""
         columns = [manifest.modality]
         if isinstance(batches, TrackletBatches):
-            columns.append(manifest.tracklet)
+            columns.append(tracklet_numbers(manifest))
         return [column for column in columns if column is not None]
 
     def len_epoch(self, epoch: int) -> int:

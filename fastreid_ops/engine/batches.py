@@ -49,7 +49,7 @@ def _sampler(kind: str, data: DataConfig, seed: int, manifest: Manifest, labels:
     if kind == "tracklet":
         return TrackletBatches(
             labels,
-            manifest.tracklet,
+            columns.tracklet_numbers(manifest),
             size // data.sequence_length,
             data.sequence_length,
             seed,

@@ -43,13 +43,13 @@ def test_random_is_sorted_and_uniform():
     assert frame_positions(5, 2, "all") == [0, 1, 2, 3, 4]
 
 
-def manifest(split: str = "query", **changes) -> Manifest:
+def manifest(**changes) -> Manifest:
     names = ["b", "a", "b", "a", "b"]
     columns = {
         "path": [f"{name}{place}.jpg" for place, name in enumerate(names)],
         "pid": [{"a": 1, "b": 2}[name] for name in names],
         "camid": [{"a": 0, "b": 3}[name] for name in names],
-        "split": [split] * 5,
+        "split": ["query"] * 5,
         "tracklet": names,
         "frame": [9, 1, 2, 0, 5],
     }
@@ -75,8 +75,11 @@ def test_an_evaluation_reads_frames_in_order_and_knows_whose_they_are():
 def test_what_is_no_tracklet_is_refused():
     with pytest.raises(ValueError, match="manifest: got no tracklet column"):
         evaluation_frames(manifest(tracklet=None))
-    with pytest.raises(ValueError, match="tracklet 'b': got 2 values of camid, expected one"):
-        evaluation_frames(manifest(camid=[3, 0, 3, 0, 2]))
+    with pytest.raises(ValueError, match="tracklet 'b': got frames of several splits, expected one"):
+        evaluation_frames(manifest(split=["query", "query", "query", "query", "gallery"]))
+    # The same number under another camera, or of another person, is another tracklet.
+    assert len(evaluation_frames(manifest(camid=[3, 0, 3, 0, 2])).tracklets) == 3
+    assert len(evaluation_frames(manifest(tracklet=[0] * 5)).tracklets) == 2
     with pytest.raises(ValueError, match="choice: got 'first', expected one of random, evenly, all"):
         frame_positions(3, 2, "first")
     with pytest.raises(ValueError, match="count: got 0"):

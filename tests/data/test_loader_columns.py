@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ def test_columns_are_numbers(manifest: Manifest):
     clothes = columns.clothes_labels(manifest)
     assert clothes == [2 * pid + frame % 2 for pid, _, frame in ROWS]
     assert columns.tracklet_numbers(manifest) == [2 * pid + side for pid, side, _ in ROWS]
+    anew = dataclasses.replace(manifest, tracklet=[0] * len(ROWS))
+    assert columns.tracklet_numbers(anew) == columns.tracklet_numbers(manifest)
     matrix = columns.clothes_of_ids(LABELS, clothes)
     assert matrix.shape == (4, 8)
     assert [np.flatnonzero(row).tolist() for row in matrix] == [[2 * pid, 2 * pid + 1] for pid in range(4)]
@@ -113,7 +116,14 @@ def test_patches_follow_from_the_batch(manifest: Manifest, monkeypatch: pytest.M
 
 def test_sequences_are_the_frames_of_one_tracklet(manifest: Manifest):
     sampler = TrackletBatches(
-        LABELS, manifest.tracklet, 4, 3, 1, frames=manifest.frame, tracklets_per_id=2, frame_choice="evenly"
+        LABELS,
+        columns.tracklet_numbers(manifest),
+        4,
+        3,
+        1,
+        frames=manifest.frame,
+        tracklets_per_id=2,
+        frame_choice="evenly",
     )
     for batch in TrainLoader(manifest, LABELS, sampler, TrainTransform(16, 8), 1).iterate(0):
         assert batch.sequences(3).shape == (4, 3, 3, 16, 8)
@@ -134,7 +144,7 @@ def test_a_stand_in_shares_modality_and_tracklet(manifest: Manifest):
     assert all(batch.modality.tolist() == [0] * 4 + [1] * 4 for batch in batches)
     assert not {row for batch in batches for row in batch.index.tolist()} & set(broken)
     assert len(loader.policy.files) == 2
-    sampler = TrackletBatches(LABELS, manifest.tracklet, 8, 3, 1)
+    sampler = TrackletBatches(LABELS, columns.tracklet_numbers(manifest), 8, 3, 1)
     loader = TrainLoader(
         manifest, LABELS, sampler, TrainTransform(16, 8), 1, policy=BadImagePolicy("replace")
     )

@@ -120,6 +120,8 @@ LAYOUTS = {
     "prcc": Preset(Prcc, cameras=3, clothes_change=True, least=1),
     "ltcc": Preset(Ltcc, clothes_change=True, least=3),
     "vcclothes": Preset(VcClothes, cameras=4, clothes_change=True),
+    # Its protocol takes the tracklet for the camera.
+    "deepchange": Preset(Ltcc, clothes_change=True, tracklets=True, least=3),
     "mars": Preset(Layout, tracklets=True),
 }
 # Frames of a tracklet where the layout has tracklets and no number is given.

@@ -35,8 +35,9 @@ class PeopleOptions:
         tracklet_length: 0 for single pictures; else every picture becomes a tracklet of so many consecutive
             frames, similar as those of a video are, and ``images_per_camera`` counts tracklets.
         like: the arrangement of a public data set, for its protocol: sysu_mm01, regdb, llcm (infrared), prcc,
-            ltcc, vcclothes (clothes), mars (tracklets). It decides who is a query, which camera is called what,
-            and sets what it needs of ``cameras``, ``infrared``, ``clothes_change`` and ``tracklet_length``.
+            ltcc, vcclothes (clothes), deepchange (clothes, tracklets), mars (tracklets). It decides who is a
+            query and which camera is called what, and sets what it needs of ``cameras``, ``infrared``,
+            ``clothes_change`` and ``tracklet_length``.
 
     Difficulty:
         color_shift: largest deviation of a camera's 3x3 colour matrix from identity, per entry.
