@@ -14,9 +14,9 @@ from fastreid_ops.data.datasets import describe_dataset, read_dataset
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.data.samplers import PKBatches, ShuffledBatches
-from fastreid_ops.data.transforms import EvalTransform, TrainTransform
+from fastreid_ops.data.transforms import EvalTransform
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
+from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
 from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.optim import build_optimizer
@@ -71,30 +71,18 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
 def train_loader(
     config: Config, manifest: Manifest, label_map: dict[Any, int], policy: BadImagePolicy
 ) -> TrainLoader:
-    """Batches (P people x K images, or shuffled) over the training rows, augmented as the `data` section
-    says.
-    """
-    data = config.data
+    """Batches over the training rows as `data.sampler` says, augmented as the `data` section says."""
+    data, seed = config.data, config.train.seed
     labels = manifest.labels(label_map)
-    seed, each = config.train.seed, data.images_per_id
-    if each is None:
-        batches = ShuffledBatches(len(labels), data.batch_size, seed)
-    else:
-        batches = PKBatches(labels, data.batch_size // each, each, seed, remainder=data.remainder)
-    transform = TrainTransform(
-        data.height,
-        data.width,
-        tuple(data.mean),
-        tuple(data.std),
-        crop_padding=data.crop_padding,
-        flip=data.flip,
-        erasing=data.erasing,
-        brightness=data.brightness,
-        contrast=data.contrast,
-        saturation=data.saturation,
-    )
     return TrainLoader(
-        manifest, labels, batches, transform, seed, data.workers, policy, cache_images=data.cache_images
+        manifest,
+        labels,
+        build_batches(config, manifest, labels),
+        build_transform(data, manifest),
+        seed,
+        data.workers,
+        policy,
+        cache_images=data.cache_images,
     )
 
 
