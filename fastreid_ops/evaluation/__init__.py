@@ -2,25 +2,36 @@
 """From distances to figures: protocols as data, CMC, mAP, mINP, ranked lists. Tensors in, numbers out; no
 model, no file format but the result's own JSON."""
 
+from fastreid_ops.evaluation.by_protocol import evaluate_protocol
+from fastreid_ops.evaluation.columns import Columns
+from fastreid_ops.evaluation.draws import Draws, draw
 from fastreid_ops.evaluation.evaluate import Labels, evaluate, evaluate_trials, ranked_lists
 from fastreid_ops.evaluation.features import RankedList, evaluate_features, ranked_lists_from_features
-from fastreid_ops.evaluation.protocols import PROTOCOLS, Protocol, protocol
+from fastreid_ops.evaluation.protocols import FAMILIES, PROTOCOLS, Protocol, protocol, protocols
 from fastreid_ops.evaluation.result import Result
+from fastreid_ops.evaluation.tracklets import pool_tracklets
 from fastreid_ops.evaluation.trials import Trials
 from fastreid_ops.evaluation.verification import Verification, tpr_at_fpr
 
 __all__ = [
+    "FAMILIES",
     "PROTOCOLS",
+    "Columns",
+    "Draws",
     "Labels",
     "Protocol",
     "RankedList",
     "Result",
     "Trials",
     "Verification",
+    "draw",
     "evaluate",
     "evaluate_features",
+    "evaluate_protocol",
     "evaluate_trials",
+    "pool_tracklets",
     "protocol",
+    "protocols",
     "ranked_lists",
     "ranked_lists_from_features",
     "tpr_at_fpr",
