@@ -72,7 +72,11 @@ def evaluate_run(asked: argparse.Namespace) -> str:
         for written in write_results(folder, results, config.eval.ranked, place):
             print(f"written: {written}")
     figures = summaries(results)
-    rows = [table_row(f"{path.name}", data.name, data.label, figures[data.name]) for data in sets]
+    rows = [
+        table_row(path.name, name, label, figures[name])
+        for data in sets
+        for name, label in data.labels.items()
+    ]
     return table_text(rows)
 
 

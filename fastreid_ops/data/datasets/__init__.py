@@ -7,6 +7,7 @@ import difflib
 import importlib
 import inspect
 import os
+from collections.abc import Mapping
 
 from fastreid_ops.data.manifest import Manifest
 
@@ -68,6 +69,20 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None, **option
     if needed and root is None:
         raise ValueError(f"read_dataset: root: got None, expected the folder that holds {name}")
     return reader(root, **_known(name, reader, options))
+
+
+def gallery_permutations(name: str, root: str | os.PathLike[str] | None) -> Mapping | None:
+    """The table of permutations by which a data set's own protocol draws its gallery, where the reader's module has
+    `permutations(root)` and the file is there; None for all other data sets.
+
+    Raises:
+        ValueError: whatever the module finds wrong with the file.
+    """
+    if name not in DATASETS or root is None:
+        return None
+    module = importlib.import_module(DATASETS[name].split(":")[0])
+    find = getattr(module, "permutations", None)
+    return find(root) if find is not None else None
 
 
 def _reader(name: str):
