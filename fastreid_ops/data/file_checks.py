@@ -48,8 +48,9 @@ def file_findings(manifest: Manifest, *, verify: bool = False, threads: int | No
         threads: files read at a time; None: one for each processor, at most 8.
     """
     rows = defaultdict(list)
-    for row in range(len(manifest)):
-        rows[os.path.normpath(manifest.file(row))].append(row)
+    root = os.fspath(manifest.root)
+    for row, path in enumerate(manifest.path):
+        rows[os.path.normpath(os.path.join(root, path))].append(row)
     with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         looks = dict(zip(rows, pool.map(lambda path: _look(path, verify), rows), strict=True))
     bad = [f"{path}: {look.bad}" for path, look in looks.items() if look.bad is not None]

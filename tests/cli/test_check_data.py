@@ -118,7 +118,7 @@ def test_market1501_is_compared_with_the_published_counts(tmp_path: Path, capsys
     assert "2 images (published 12936)" in text
     assert "1 ids (published 750)" in text
     assert "note: 1 junk images (identity -1) left out (published: 3819)" in text
-    assert "note: 1 entries are no *.jpg files" in text
+    assert "note: 1 entries are no images of this data set" in text
 
 
 def test_the_packaged_sample_is_clean_and_described(capsys: pytest.CaptureFixture[str]):

@@ -9,6 +9,7 @@ import inspect
 import os
 from collections.abc import Mapping
 
+from fastreid_ops.data.datasets._layout import Tree
 from fastreid_ops.data.manifest import Manifest
 
 DATASETS = {
@@ -16,6 +17,22 @@ DATASETS = {
     "market1501": "fastreid_ops.data.datasets.market1501:read",
     "people": "fastreid_ops.data.datasets.people:read",
     "sample": "fastreid_ops.data.datasets.sample:read",
+    # video: tracklets
+    "mars": "fastreid_ops.data.datasets.mars:read",
+    "ilidsvid": "fastreid_ops.data.datasets.ilidsvid:read",
+    "prid2011": "fastreid_ops.data.datasets.prid2011:read",
+    "dukemtmcvidreid": "fastreid_ops.data.datasets.dukemtmcvidreid:read",
+    # visible and infrared
+    "sysu_mm01": "fastreid_ops.data.datasets.sysu_mm01:read",
+    "regdb": "fastreid_ops.data.datasets.regdb:read",
+    "llcm": "fastreid_ops.data.datasets.llcm:read",
+    # changed clothes
+    "prcc": "fastreid_ops.data.datasets.prcc:read",
+    "ltcc": "fastreid_ops.data.datasets.ltcc:read",
+    "vcclothes": "fastreid_ops.data.datasets.vcclothes:read",
+    "deepchange": "fastreid_ops.data.datasets.deepchange:read",
+    # competition
+    "naic": "fastreid_ops.data.datasets.naic:read",
 }
 
 # What a data set is called where its numbers are shown, and what must be said beside them.
@@ -29,6 +46,22 @@ DESCRIPTIONS = {
         "real crops, zero-shot",
         "589 crops of eleven people, one real camera cut into two pseudo-cameras; never trained on.",
     ),
+    # video: tracklets
+    "mars": ("MARS", "Tracklets; gallery with distractors."),
+    "ilidsvid": ("iLIDS-VID", "Tracklets; one of ten splits."),
+    "prid2011": ("PRID 2011", "Tracklets; one of ten splits of 178 people."),
+    "dukemtmcvidreid": ("DukeMTMC-VideoReID", "Tracklets; gallery with distractors."),
+    # visible and infrared
+    "sysu_mm01": ("SYSU-MM01", "Infrared queries, visible gallery drawn by the protocol."),
+    "regdb": ("RegDB", "One of ten trials; both directions."),
+    "llcm": ("LLCM", "Both directions, gallery drawn by the protocol."),
+    # changed clothes
+    "prcc": ("PRCC", "Gallery camera A; queries B (same clothes) and C (other clothes)."),
+    "ltcc": ("LTCC", "Standard or changed clothes, as the protocol says."),
+    "vcclothes": ("VC-Clothes", "Rendered people; the protocol picks the cameras."),
+    "deepchange": ("DeepChange", "The tracklet stands in the place of the camera."),
+    # competition
+    "naic": ("NAIC", "Test identities are not published: rankings, no figures."),
 }
 
 
@@ -53,6 +86,26 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None, **option
     if str(name).lower().endswith(".csv"):
         reader, arguments = _reader("csv"), {"path": name, "root": root, **options}
         return reader(**_known("csv", reader, arguments))
+    reader = _reader(_listed(name))
+    if name == "csv":
+        if root is None:
+            raise ValueError("read_dataset: root: got None, expected the name of a CSV file")
+        return reader(**_known(name, reader, {"path": root, **options}))
+    return reader(_needed_root(name, reader, root), **_known(name, reader, options))
+
+
+def scan_dataset(name: str, root: str | os.PathLike[str] | None = None, **options: object) -> Tree | None:
+    """Everything that lies in a data set's folder, what cannot be used included; arguments and errors as
+    `read_dataset`. None where the reader has no `scan`, as those of data sets that are not published trees.
+    """
+    reader = _reader(_listed(name))
+    scan = getattr(importlib.import_module(reader.__module__), "scan", None)
+    if scan is None:
+        return None
+    return scan(_needed_root(name, reader, root), **_known(name, reader, options))
+
+
+def _listed(name: str) -> str:
     if name not in DATASETS:
         near = difflib.get_close_matches(str(name).lower(), DATASETS, n=1, cutoff=0.5)
         meant = f" (did you mean {near[0]!r}?)" if near else ""
@@ -60,15 +113,14 @@ def read_dataset(name: str, root: str | os.PathLike[str] | None = None, **option
             f"read_dataset: name: got {name!r}, expected one of {', '.join(DATASETS)} or the name of a .csv "
             f"file{meant}"
         )
-    reader = _reader(name)
-    if name == "csv":
-        if root is None:
-            raise ValueError("read_dataset: root: got None, expected the name of a CSV file")
-        return reader(**_known(name, reader, {"path": root, **options}))
+    return name
+
+
+def _needed_root(name: str, reader, root: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
     needed = inspect.signature(reader).parameters["root"].default is inspect.Parameter.empty
     if needed and root is None:
         raise ValueError(f"read_dataset: root: got None, expected the folder that holds {name}")
-    return reader(root, **_known(name, reader, options))
+    return root
 
 
 def gallery_permutations(name: str, root: str | os.PathLike[str] | None) -> Mapping | None:
