@@ -20,7 +20,7 @@ from fastreid_ops.engine.loop import summary
 from fastreid_ops.engine.run_folder import RunFolder
 from fastreid_ops.evaluation import Draws, Result, Trials, ranked_lists_from_features
 from fastreid_ops.evaluation.by_protocol import TrialSides, evaluate_draws, trials
-from fastreid_ops.evaluation.rankings import ranking_from_features, write_ranking
+from fastreid_ops.evaluation.rankings import Ranking, ranking_from_features, write_ranking
 
 
 @dataclass
@@ -174,7 +174,8 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
         number = len(mean.results)
         note = f"{note} Means over {number} trials; queries and ranked lists are those of the first.".strip()
         several["trials"] = [
-            {"mAP": each.mAP, "mINP": each.mINP, "cmc": each.cmc, "counts": each.counts} for each in mean.results
+            {"mAP": each.mAP, "mINP": each.mINP, "cmc": each.cmc, "counts": each.counts}
+            for each in mean.results
         ]
     return {
         "set": name,
@@ -195,28 +196,33 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
 def write_results(
     run: RunFolder, assessments: dict[str, Assessment], ranked: int, place: str = "results/{name}.json"
 ) -> list[Path]:
-    """One file for every result, `place` its name in the run folder; and, where the protocol asks for it, a ranking
-    file of the same name in rankings/.
+    """One file for every result, `place` its name in the run folder; and, for the sets whose protocol asks for it, a
+    ranking file in rankings/, one for all members of a family.
     """
     written = []
+    rankings: dict[str, list[Ranking]] = {}
     for name, assessment in assessments.items():
-        file = place.format(name=name)
-        written.append(run.write_json(file, result_record(assessment, ranked)))
-        top = assessment.draws.protocol.ranking
-        if top:
-            target = run / "rankings" / Path(file).name
-            target.parent.mkdir(exist_ok=True)
-            _, sides = assessment.first_trial()
-            names = [
-                [manifest.path[row] for row in rows.tolist()]
-                for manifest, rows in (
-                    (assessment.data.query, sides.query_rows),
-                    (assessment.data.gallery, sides.gallery_rows),
-                )
-            ]
-            lists = ranking_from_features(sides.query, sides.gallery, *names, top, metric=assessment.metric)
-            written.append(write_ranking(target, lists))
+        written.append(run.write_json(place.format(name=name), result_record(assessment, ranked)))
+        if assessment.draws.protocol.ranking:
+            rankings.setdefault(assessment.data.name, []).append(_ranking(assessment))
+    for name, parts in rankings.items():
+        target = run / "rankings" / Path(place.format(name=name)).name
+        target.parent.mkdir(exist_ok=True)
+        written.append(write_ranking(target, *parts))
     return written
+
+
+def _ranking(assessment: Assessment) -> Ranking:
+    _, sides = assessment.first_trial()
+    names = [
+        [manifest.path[row] for row in rows.tolist()]
+        for manifest, rows in (
+            (assessment.data.query, sides.query_rows),
+            (assessment.data.gallery, sides.gallery_rows),
+        )
+    ]
+    top = assessment.draws.protocol.ranking
+    return ranking_from_features(sides.query, sides.gallery, *names, top, metric=assessment.metric)
 
 
 def table_row(system: str, name: str, label: str, figures: dict[str, float]) -> dict[str, Any]:

@@ -56,7 +56,9 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
     label, note = item.label or label, item.note or note
     found = protocols(item.protocol, **item.protocol_options)
     names = result_names(item)
-    labels = {name: label if len(names) == 1 else f"{label}, {p.name}" for name, p in zip(names, found, strict=True)}
+    labels = {
+        name: label if len(names) == 1 else f"{label}, {p.name}" for name, p in zip(names, found, strict=True)
+    }
     table = None
     if any(each.draw_seeding == "official" for each in found):
         root = item.root if item.dataset is not None else config.data.root

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+# The last two are the lighting halves of NAIC's test set.
+_MODALITIES = ("visible", "infrared", "green", "normal")
 _CHOICES = {
     "ap": ("step", "trapezoid"),
     "ties": ("gallery_index",),
@@ -15,8 +17,8 @@ _CHOICES = {
     "clothes_rule": ("any", "cross", "same"),
     "cmc": ("first_hit", "unique_pid", "all_hits", "single_gallery_shot"),
     "invalid": ("skip", "zero"),
-    "query_modality": ("", "visible", "infrared"),
-    "gallery_modality": ("", "visible", "infrared"),
+    "query_modality": ("", *_MODALITIES),
+    "gallery_modality": ("", *_MODALITIES),
     "camera_column": ("camid", "tracklet"),
     "query_draw": ("all", "pid_camera"),
     "gallery_draw": ("all", "pid_camera", "pid", "pid_rest_query"),
@@ -93,7 +95,8 @@ class Protocol:
         invalid: what queries without a match are: "skip" leaves them out of the means, "zero" counts them.
         junk_pids: pids whose gallery entries are dropped for every query.
         camera_aliases: (from, to) pairs: these camids of either side are renamed before the rule is applied.
-        query_modality, gallery_modality: "visible" or "infrared", the rows of that modality; "" all of them.
+        query_modality, gallery_modality: "visible", "infrared", or "green", "normal" (the halves of NAIC's test
+            set): the rows of that modality; "" all of them.
         query_cameras, gallery_cameras: the rows of these camids (from 0, before any alias); () all of them. Draws
             go through the cameras in this order.
         camera_column: what the camera rule calls a camera: "camid", or "tracklet" where the sources put the tracklet

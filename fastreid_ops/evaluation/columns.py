@@ -30,7 +30,7 @@ class Columns:
     Attributes:
         pids, clothes, tracklets: ints or strings. Ints keep their value, so that a protocol's junk pids mean them.
         camids: ints from 0.
-        modality: "visible" or "infrared".
+        modality: "visible", "infrared", or what else the protocol picks.
         names: file names, in whose sorted order draws go.
     """
 

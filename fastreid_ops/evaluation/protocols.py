@@ -52,6 +52,7 @@ _PRCC_CROSS = replace(_PRCC, name="prcc_cross_clothes", query_cameras=(2,))
 # One gallery image of each pid, ten times, from one stream of numbers.
 _SINGLE_SHOT = {"gallery_draw": "pid", "trials": 10, "draw_seeding": "once", "draw_seed": 3}
 _MARS = Protocol("mars", tracklets="mean")
+_NAIC = Protocol("naic_undivided", camera_rule="none", ranking=200)
 _RANDOM_GALLERY = Protocol("random_gallery", camera_rule="none", gallery_draw="pid_rest_query", trials=10)
 
 PROTOCOLS = {
@@ -96,12 +97,20 @@ PROTOCOLS = {
         replace(_MARKET, name="vcclothes_all"),
         replace(_MARKET, name="vcclothes_same_clothes", query_cameras=(1, 2), gallery_cameras=(1, 2)),
         replace(_MARKET, name="vcclothes_cross_clothes", query_cameras=(2, 3), gallery_cameras=(2, 3)),
-        replace(_MARKET, name="deepchange", camera_column="tracklet"),
+        # The sources write the tracklet where the camera belongs, and so does the reader. The second is for manifests
+        # with cameras in that place and a column of tracklets.
+        replace(_MARKET, name="deepchange"),
+        replace(_MARKET, name="deepchange_tracklet_column", camera_column="tracklet"),
         # Video: a tracklet is one entry. CCVID scales the mean of its clips to length one.
         _MARS,
         replace(_MARS, name="ccvid_standard", normalise_tracklets=True),
         replace(_MARS, name="ccvid_clothes_changing", clothes_rule="cross", normalise_tracklets=True),
-        replace(_MARKET, name="naic", camera_rule="none", ranking=200),
+        # Each lighting half of the test set is ranked within itself.
+        _NAIC,
+        *(
+            replace(_NAIC, name=f"naic_{half}", query_modality=half, gallery_modality=half)
+            for half in ("green", "normal")
+        ),
         # VehicleID: one random image of each id is the gallery. The second keeps Market-1501's camera rule, for sets
         # with cameras (VeRi).
         _RANDOM_GALLERY,
@@ -125,6 +134,7 @@ FAMILIES = {
     "prcc": ("prcc_same_clothes", "prcc_cross_clothes"),
     "ltcc": ("ltcc_standard", "ltcc_clothes_changing"),
     "vcclothes": ("vcclothes_all", "vcclothes_same_clothes", "vcclothes_cross_clothes"),
+    "naic": ("naic_green", "naic_normal"),
     "ccvid": ("ccvid_standard", "ccvid_clothes_changing"),
 }
 

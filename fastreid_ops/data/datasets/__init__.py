@@ -124,8 +124,8 @@ def _needed_root(name: str, reader, root: str | os.PathLike[str] | None) -> str 
 
 
 def gallery_permutations(name: str, root: str | os.PathLike[str] | None) -> Mapping | None:
-    """The table of permutations by which a data set's own protocol draws its gallery, where the reader's module has
-    `permutations(root)` and the file is there; None for all other data sets.
+    """The table of permutations by which a data set's own protocol draws its gallery (SYSU-MM01), if its file is there;
+    None for all other data sets.
 
     Raises:
         ValueError: whatever the module finds wrong with the file.
@@ -133,8 +133,8 @@ def gallery_permutations(name: str, root: str | os.PathLike[str] | None) -> Mapp
     if name not in DATASETS or root is None:
         return None
     module = importlib.import_module(DATASETS[name].split(":")[0])
-    find = getattr(module, "permutations", None)
-    return find(root) if find is not None else None
+    there = getattr(module, "has_permutations", None)
+    return module.permutations(root) if there is not None and there(root) else None
 
 
 def _reader(name: str):
