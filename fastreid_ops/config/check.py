@@ -4,7 +4,7 @@
 import math
 import re
 
-from fastreid_ops.config.schema import Config
+from fastreid_ops.config.schema import Config, EvalSet
 from fastreid_ops.config.values import ConfigError, flatten, nearest, to_dict
 
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -155,10 +155,11 @@ def _combinations(config: Config) -> list[str]:
             "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
         )
     names = [s.name for s in config.eval.sets]
+    files = [*names, *(name for s in config.eval.sets for name in result_names(s) if name != s.name)]
     found += [
         f"eval.sets: name {n!r} appears twice, expected different names"
-        for n in sorted(set(names))
-        if names.count(n) > 1
+        for n in sorted(set(files))
+        if files.count(n) > 1
     ]
     found += [
         f"eval.sets: name: got {n!r}, expected letters, digits, _ and -, and not table"
@@ -170,19 +171,42 @@ def _combinations(config: Config) -> list[str]:
     return found
 
 
+def result_names(item: EvalSet) -> list[str]:
+    """What the results of a set are called: as the set, or <set>-<protocol> for each member of a family."""
+    from fastreid_ops.evaluation.protocols import FAMILIES
+
+    members = FAMILIES.get(item.protocol)
+    return [item.name] if members is None else [f"{item.name}-{member}" for member in members]
+
+
+def _protocol_options(place: str, item: EvalSet) -> list[str]:
+    from fastreid_ops.evaluation.protocols import protocols
+
+    try:
+        found = protocols(item.protocol, **item.protocol_options)
+    except (ValueError, TypeError) as error:
+        return [f"{place}.protocol_options: {error}"]
+    ranks = [each.max_rank for each in found if each.max_rank < 10]
+    expected = "at least 10, the longest rank of the tables"
+    return [f"{place}.protocol_options: max_rank: got {rank}, expected {expected}" for rank in ranks]
+
+
 def _names(config: Config) -> list[str]:
     """Names against the tables; imported here so that `import fastreid_ops.config` stays light."""
     from fastreid_ops.data.datasets import DATASETS
-    from fastreid_ops.evaluation.protocols import PROTOCOLS
+    from fastreid_ops.evaluation.protocols import FAMILIES, PROTOCOLS
     from fastreid_ops.models import MODELS
 
     asked = [("model.name", config.model.name, MODELS)]
+    rules = {**PROTOCOLS, **FAMILIES}
+    found = []
     datasets = [("data.dataset", config.data.dataset)]
     for i, item in enumerate(config.eval.sets):
-        asked.append((f"eval.sets.{i}.protocol", item.protocol, PROTOCOLS))
+        asked.append((f"eval.sets.{i}.protocol", item.protocol, rules))
+        found += _protocol_options(f"eval.sets.{i}", item) if item.protocol in rules else []
         datasets += [(f"eval.sets.{i}.dataset", item.dataset)] if item.dataset is not None else []
     asked += [(key, name, DATASETS) for key, name in datasets if not name.lower().endswith(".csv")]
-    return [
+    return found + [
         f"{key}: got {name!r}, expected a name of the table{nearest(name, table)}"
         for key, name, table in asked
         if name not in table

@@ -155,6 +155,8 @@ class EvalSet:
 
     `name` is the file name of the results, `label` and `note` the words beside the figures (empty: what the data
     set is called in `fastreid_ops.data.datasets.DESCRIPTIONS`, or the CSV's name).
+    `protocol` is a protocol or a family of docs/protocols.md (a family has a result for each member, called
+    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`.
     """
 
     name: str = "test"
@@ -164,6 +166,7 @@ class EvalSet:
     root: str | None = None
     options: Options = field(default_factory=dict)
     protocol: str = "market1501"
+    protocol_options: Options = field(default_factory=dict)
 
 
 def _default_sets() -> list[EvalSet]:

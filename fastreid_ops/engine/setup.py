@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
-from fastreid_ops.data.datasets import describe_dataset, read_dataset
+from fastreid_ops.config.check import result_names
+from fastreid_ops.data.datasets import describe_dataset, gallery_permutations, read_dataset
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
@@ -22,7 +23,8 @@ from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
-from fastreid_ops.evaluation.protocols import protocol
+from fastreid_ops.evaluation.draws import draw
+from fastreid_ops.evaluation.protocols import protocols
 from fastreid_ops.models import create_model
 from fastreid_ops.models.weights import load_weights
 
@@ -38,9 +40,9 @@ def eval_manifest(item: EvalSet, training: Manifest) -> Manifest:
 
 
 def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImagePolicy) -> EvalData:
-    """An evaluation set from the query and gallery rows of `manifest`.
+    """An evaluation set from the query and gallery rows of `manifest`, drawn as its protocol says.
 
-    Errors: ConfigError if there are none.
+    Errors: ConfigError if there are none, or not what the protocol looks at.
     """
     query, gallery = manifest.select("query"), manifest.select("gallery")
     if not len(query) or not len(gallery):
@@ -49,23 +51,32 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
             "some of both; "
             "name a data set that has them, or take the set out"
         )
-    files = unique_files(query, gallery)
+    dataset = item.dataset or config.data.dataset
+    label, note = describe_dataset(dataset)
+    label, note = item.label or label, item.note or note
+    found = protocols(item.protocol, **item.protocol_options)
+    names = result_names(item)
+    labels = {
+        name: label if len(names) == 1 else f"{label}, {p.name}" for name, p in zip(names, found, strict=True)
+    }
+    table = None
+    if any(each.draw_seeding == "official" for each in found):
+        root = item.root if item.dataset is not None else config.data.root
+        table = gallery_permutations(dataset, root)
+    try:
+        draws = {name: draw(p, query, gallery, table) for name, p in zip(names, found, strict=True)}
+    except ValueError as error:
+        raise ConfigError(f"eval.sets: {item.name}: {error}") from error
+    if len({*query.pid, *gallery.pid}) == 1:
+        note = f"{note} One identity only: every image is a match, and the figures say nothing.".strip()
+    used = [sorted({row for each in draws.values() for row in each.rows()[side]}) for side in (0, 1)]
+    files = unique_files(query.take(used[0]), gallery.take(used[1]))
     size = config.data
     transform = EvalTransform(size.height, size.width, tuple(size.mean), tuple(size.std))
     loader = EvalLoader(
         files, transform, config.eval.batch_size, size.workers, policy, cache_images=size.cache_images
     )
-    label, note = describe_dataset(item.dataset or size.dataset)
-    return EvalData(
-        item.name,
-        item.label or label,
-        item.note or note,
-        protocol(item.protocol),
-        query,
-        gallery,
-        files,
-        loader,
-    )
+    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
 
 
 def train_loader(
@@ -120,7 +131,7 @@ def build_state(
 def assessor(
     sets: list[EvalData], config: Config, device: torch.device, check: Callable[[], None] = lambda: None
 ) -> Callable[[nn.Module], dict[str, Assessment]]:
-    """A function that evaluates a model on every set, as the `eval` section says."""
+    """A function that evaluates a model on every set, as the `eval` section says; by the name of each result."""
     one = partial(
         assess,
         device=device,
@@ -129,4 +140,4 @@ def assessor(
         channels_last=config.train.channels_last,
         check=check,
     )
-    return lambda model: {data.name: one(model, data) for data in sets}
+    return lambda model: {name: found for data in sets for name, found in one(model, data).items()}

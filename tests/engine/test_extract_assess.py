@@ -135,7 +135,7 @@ def test_figures_by_hand(folder):
     without b0 itself ...
     """
     made, _ = data(*folder)
-    found = assess(Red(), made, CPU, metric="euclidean")
+    found = assess(Red(), made, CPU, metric="euclidean")["set"]
     record = result_record(found, 3)
     first = [query["first_rank"] for query in record["queries"]]
     features = {
@@ -159,7 +159,7 @@ def test_figures_by_hand(folder):
 
 def test_colour_alone(folder):
     made, policy = data(*folder)
-    found = assess_colour(made, policy)
+    found = assess_colour(made, policy)["set"]
     assert found.result.first_rank[:2] == [1, 1]
     assert found.result.first_rank[2] > 1
 
@@ -168,10 +168,10 @@ def test_colour_alone(folder):
 def test_bad_files(folder, mode):
     (folder[0] / "c1.png").write_bytes(b"no image")
     made, policy = data(*folder, mode=mode)
-    found = assess(Red(), made, CPU, metric="euclidean")
-    assert len(found.query) == (5 if mode == "skip" else 6)
+    found = assess(Red(), made, CPU, metric="euclidean")["set"]
+    assert len(found.query_features) == (5 if mode == "skip" else 6)
     assert list(policy.files) == [str(folder[0] / "c1.png")]
-    assert len(assess_colour(made, policy).query) == 5
+    assert len(assess_colour(made, policy)["set"].query_rows) == 5
     with pytest.raises(BadImageError, match=r"c1\.png"):
         assess(Red(), data(*folder)[0], CPU, metric="euclidean")
 

@@ -11,7 +11,7 @@ import torch
 from rivals.ranking import load_file, package_file
 from sklearn.metrics import average_precision_score
 
-from fastreid_ops.evaluation import Labels, evaluate
+from fastreid_ops.evaluation import FAMILIES, Labels, evaluate
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -21,10 +21,23 @@ def golden(folder, name):
         return {key: torch.from_numpy(arrays[key]) for key in arrays}
 
 
-@pytest.mark.parametrize(("name", "key"), [("sysu_mm01", "sysu"), ("llcm", "llcm"), ("regdb", "regdb")])
+def cameras_from_zero(data, key):
+    """The recorded camera numbers count from 1; RegDB has none."""
+    recorded = [data.get(f"{side}_cam_{key}") for side in "qg"]
+    return [None if cameras is None else cameras - 1 for cameras in recorded]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *((name, "sysu") for name in FAMILIES["sysu_mm01_family"]),
+        *((name, "llcm") for name in (*FAMILIES["llcm"], "llcm_vis2nir_transposed")),
+        *((name, "regdb") for name in FAMILIES["regdb"]),
+    ],
+)
 def test_visible_infrared_goldens(name, key):
     data = golden("visible_infrared", "eval.npz")
-    cameras = [data.get(f"{side}_cam_{key}") for side in "qg"]
+    cameras = cameras_from_zero(data, key)
     query, gallery = (Labels(data[f"{side}_pid"], cam) for side, cam in zip("qg", cameras, strict=True))
     result = evaluate(data["dist"], query, gallery, name)
     assert result.mAP == pytest.approx(data[f"{key}_mAP"].item(), abs=1e-14)
@@ -37,14 +50,17 @@ def test_the_two_ways_to_write_the_rule_of_sysu_are_one():
     """DEEN drops gallery camera 2 for queries of camera 3; the official script renames 3 to 2 and drops the query's
     camera."""
     data = golden("visible_infrared", "eval.npz")
-    query, gallery = Labels(data["q_pid"], data["q_cam_sysu"]), Labels(data["g_pid"], data["g_cam_sysu"])
-    assert set(query.camids.tolist()) == {3, 6}
-    assert 2 in gallery.camids
+    cameras = cameras_from_zero(data, "sysu")
+    query, gallery = (Labels(data[f"{side}_pid"], cam) for side, cam in zip("qg", cameras, strict=True))
+    assert set(query.camids.tolist()) == {2, 5}
+    assert 1 in gallery.camids
     result = evaluate(data["dist"], query, gallery, "sysu_mm01")
-    for camera in (3, 6):
+    for camera in (2, 5):
         here = query.camids == camera
-        kept = (gallery.camids != 2) if camera == 3 else torch.ones_like(gallery.camids, dtype=torch.bool)
-        by_hand = evaluate(data["dist"][here][:, kept], query.at(here), gallery.at(kept), "regdb")
+        kept = (gallery.camids != 1) if camera == 2 else torch.ones_like(gallery.camids, dtype=torch.bool)
+        by_hand = evaluate(
+            data["dist"][here][:, kept], query.at(here), gallery.at(kept), "regdb_visible2thermal"
+        )
         places = here.nonzero().flatten().tolist()
         assert [result.ap[q] for q in places] == by_hand.ap
         assert [result.first_rank[q] for q in places] == by_hand.first_rank
@@ -53,12 +69,15 @@ def test_the_two_ways_to_write_the_rule_of_sysu_are_one():
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("std", "market1501"),
-        ("ltcc_cc", "clothes_changing"),
-        ("prcc_all", "prcc"),
+        ("std", "ltcc_standard"),
+        ("ltcc_cc", "ltcc_clothes_changing"),
+        ("prcc_all", "prcc_cross_clothes"),
         ("ccreid_std", "market1501"),
+        ("ccreid_std", "ccvid_standard"),
+        ("ccreid_std", "vcclothes_all"),
         ("ccreid_SC", "same_clothes"),
         ("ccreid_CC", "clothes_changing"),
+        ("ccreid_CC", "ccvid_clothes_changing"),
     ],
 )
 def test_cloth_changing_goldens(key, name):
