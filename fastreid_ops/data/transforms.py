@@ -225,7 +225,7 @@ class TrainTransform(EvalTransform):
             )
         pixels = self.resize(image)
         if rng.random() < self.flip:
-            pixels = pixels[:, ::-1]
+            pixels = mirror(pixels)
         if _happens(self.translation, rng):
             pixels = augment.translate(pixels, rng)
         if self.crop_padding:
@@ -253,18 +253,21 @@ class TrainTransform(EvalTransform):
         padding."""
         height, width, most = *pixels.shape[:2], self.crop_padding
         down, right = (int(value) for value in rng.integers(-most, most, size=2, endpoint=True))
-        if self.padding_fill == "mean":
-            result = np.empty(pixels.shape, dtype=np.float32)
-            result[:] = np.array(self.mean, dtype=np.float32) * np.float32(255)
-        else:
-            result = np.zeros(pixels.shape, dtype=np.float32)
-        rows, columns = height - abs(down), width - abs(right)
-        if rows > 0 and columns > 0:
-            to_y, from_y, to_x, from_x = max(down, 0), max(-down, 0), max(right, 0), max(-right, 0)
-            result[to_y : to_y + rows, to_x : to_x + columns] = pixels[
-                from_y : from_y + rows, from_x : from_x + columns
-            ]
+        result = np.empty(pixels.shape, dtype=np.float32)
+        # Whole lines at a time: NumPy is slow where its innermost loop is over three colours.
+        lines, source, border = result.reshape(height, -1), pixels.reshape(height, -1), self._border(width)
+        to_y, from_y, to_x, from_x = max(down, 0), max(-down, 0), 3 * max(right, 0), 3 * max(-right, 0)
+        rows, columns = max(height - abs(down), 0), max(3 * (width - abs(right)), 0)
+        lines[:to_y] = lines[to_y + rows :] = border
+        inside = lines[to_y : to_y + rows]
+        inside[:, :to_x], inside[:, to_x + columns :] = border[:to_x], border[to_x + columns :]
+        inside[:, to_x : to_x + columns] = source[from_y : from_y + rows, from_x : from_x + columns]
         return result
+
+    def _border(self, width: int) -> np.ndarray:
+        """A line of what padding fills with, (3 width,)."""
+        colour = np.array(self.mean if self.padding_fill == "mean" else (0, 0, 0), dtype=np.float32)
+        return np.tile(colour * np.float32(255), width)
 
     def recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Brightness, contrast, saturation and hue in a random order, values kept within 0 to 255 after
@@ -362,6 +365,14 @@ _PROBABILITIES = ("flip", "erasing", "jitter", "translation", "patch", "grey", "
 def _happens(probability: float, rng: np.random.Generator) -> bool:
     """A draw, but only where there is something to decide."""
     return probability > 0 and rng.random() < probability
+
+
+def mirror(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) with left and right exchanged; colour by colour, five times as fast as a copy of the reversed view."""
+    result = np.empty_like(pixels)
+    for colour in range(3):
+        result[..., colour] = pixels[:, ::-1, colour]
+    return result
 
 
 def turn_hue(pixels: np.ndarray, turn: float) -> np.ndarray:
