@@ -283,8 +283,10 @@ class TrainTransform(EvalTransform):
             factor = np.float32(rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength))
             if step > 0:
                 grey = result @ augment.GREY
-                base = grey.mean() if step == 1 else grey[..., None]
-                result = factor * result + (1 - factor) * base
+                base = (1 - factor) * (grey.mean() if step == 1 else grey)
+                result *= factor
+                for colour in range(3):  # NumPy is slow where its innermost loop is over three colours
+                    result[..., colour] += base
             else:
                 result *= factor
             np.clip(result, 0, 255, out=result)
