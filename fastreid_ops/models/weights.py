@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,27 @@ _NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")
 _FOREIGN_PREFIXES = ("", "backbone.", "base.", "model.", "encoder.")
 _OWN_PREFIXES = ("", "backbone.", "base.")
 
+_CHILDREN = {"conv1": 0, "bn1": 1, **{f"layer{stage}": stage + 3 for stage in (1, 2, 3, 4)}}
+# What other programs call the parts of a network: what is replaced at the start of a name, and by what.
+_SCHEMES: dict[str, dict[str, str]] = {
+    "as they are": {},
+    "fast-reid's heads": {"heads.bottleneck.0.": "bottleneck.", "heads.weight": "classifier.weight"},
+    "stem as layer0": {"conv1.": "layer0.0.", "bn1.": "layer0.1."},
+    "parts of a ResNet as numbers": {f"{name}.": f"{number}." for name, number in _CHILDREN.items()},
+    "deep-person-reid of 2018, ResNet": {f"base.{number}.": f"{name}." for name, number in _CHILDREN.items()},
+    "deep-person-reid of 2018, ResNet-50 mid": {
+        "layers1.0.": "conv1.",
+        "layers1.1.": "bn1.",
+        "layers2.1.": "layer1.",
+        "layers3.": "layer2.",
+        "layers4.": "layer3.",
+        **{f"layers5{letter}.": f"layer4.{block}." for block, letter in enumerate("abc")},
+        "fc_fuse.": "fc_fusion.",
+    },
+    "deep-person-reid of 2018, SENet": {f"base.{stage}.": f"layer{stage}." for stage in range(5)},
+    "deep-person-reid of 2018, DenseNet": {"base.": "features."},
+}
+
 
 @dataclass(frozen=True)
 class LoadReport:
@@ -29,6 +50,7 @@ class LoadReport:
         unexpected: entries of the file that the model has no place for.
         misfits: (entry, shape in the file, shape in the model), left out; a classifier of other identities, as a rule.
         renamed: (prefix taken off the file's names, prefix put on them).
+        scheme: whose names the file's were taken for, "as they are" for the model's own.
     """
 
     loaded: tuple[str, ...]
@@ -36,6 +58,7 @@ class LoadReport:
     unexpected: tuple[str, ...]
     misfits: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     renamed: tuple[str, str]
+    scheme: str = "as they are"
 
     def describe(self) -> str:
         """The report as lines of text."""
@@ -46,6 +69,8 @@ class LoadReport:
         lines = [f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.missing)} entries"]
         if any(self.renamed):
             lines.append(f"names: prefix {self.renamed[0]!r} replaced by {self.renamed[1]!r}")
+        if self.scheme != "as they are":
+            lines.append(f"names: {self.scheme}")
         for name, got, expected in self.misfits:
             lines.append(f"left out for its shape: {name}, file {list(got)}, model {list(expected)}")
         if self.missing:
@@ -122,11 +147,40 @@ def _strip(names: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k[len(prefix) :] if prefix and k.startswith(prefix) else k: v for k, v in names.items()}
 
 
+def _replaced(name: str, scheme: Mapping[str, str]) -> str:
+    for theirs, ours in scheme.items():
+        if name.startswith(theirs):
+            return ours + name[len(theirs) :]
+    return name
+
+
+def _readings(
+    model: nn.Module, found: Mapping[str, Tensor]
+) -> Iterator[tuple[str, tuple[str, str], dict[str, Tensor]]]:
+    """Whose names the file's may be, prefix off and on, the entries under the model's names then."""
+    for title, scheme in _SCHEMES.items():
+        named = {_replaced(name, scheme): value for name, value in found.items()}
+        if scheme and named.keys() == found.keys():
+            continue
+        for foreign in _FOREIGN_PREFIXES:
+            stripped = _strip(named, foreign)
+            for prefix in _OWN_PREFIXES:
+                yield title, (foreign, prefix), {prefix + name: value for name, value in stripped.items()}
+    # Networks with several places for one set of weights say themselves where it belongs.
+    for title, method in (("a ResNet's", "from_resnet"), ("a vision transformer's", "from_vit")):
+        spread: Callable[..., dict[str, Tensor]] | None = getattr(model, method, None)
+        if spread is not None:
+            yield title, ("", ""), spread(found)
+
+
 def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, object]) -> LoadReport:
     """Copy every entry of ``source`` that fits ``model`` by name and shape; tell about the others.
 
-    Names are tried as they are and with the usual prefixes taken off or put on (``module.``, ``backbone.``,
-    ``base.`` ...); the variant that fits best is used for the whole file. The model is left untouched on an error.
+    Names are tried as they are, as those of fast-reid's heads, of the ResNets of Simple-CCReID and of the
+    cloth-changing network, and of deep-person-reid's first versions, each with the usual prefixes taken off or put on
+    (``module.``, ``backbone.``, ``base.`` ...); the variant that fits best is used for the whole file. A network that
+    has several places for the weights of a ResNet or a vision transformer (``from_resnet``, ``from_vit``) gets them in
+    all of them. The model is left untouched on an error.
 
     Args:
         model: changed in place; dtypes and devices stay the model's.
@@ -142,14 +196,11 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     own = model.state_dict()
     parameters = {name for name, _ in model.named_parameters()}
     best: dict[str, Tensor] = {}
-    best_hits, renamed = -1, ("", "")
-    for foreign in _FOREIGN_PREFIXES:
-        stripped = _strip(found, foreign)
-        for prefix in _OWN_PREFIXES:
-            candidate = {prefix + name: value for name, value in stripped.items()}
-            hits = sum(1 for n, v in candidate.items() if n in parameters and v.shape == own[n].shape)
-            if hits > best_hits:
-                best, best_hits, renamed = candidate, hits, (foreign, prefix)
+    best_hits, renamed, scheme = -1, ("", ""), ""
+    for title, prefixes, candidate in _readings(model, found):
+        hits = sum(1 for n, v in candidate.items() if n in parameters and v.shape == own[n].shape)
+        if hits > best_hits:
+            best, best_hits, renamed, scheme = candidate, hits, prefixes, title
     if best_hits == 0:
         raise ValueError(
             f"load_weights: source: got {len(found)} entries ({', '.join(list(found)[:3])}, ...) of which none fits "
@@ -169,4 +220,5 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
             if n in own and v.shape != own[n].shape
         ),
         renamed=renamed,
+        scheme=scheme,
     )
