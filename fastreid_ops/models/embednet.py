@@ -14,7 +14,7 @@ from fastreid_ops.layers.token_aggregation import TokenMFA
 from fastreid_ops.layers.token_expansion import CM_ATM, SS_DEC, T_MHEE, TokenDEE
 from fastreid_ops.layers.transformer import PatchEmbedding, TransformerEncoder, resize_positions
 from fastreid_ops.models.output import TrainOutput
-from fastreid_ops.models.two_stream import check_ranking, ranking_feature
+from fastreid_ops.models.two_stream import check_ranking, frozen_neck, ranking_feature
 from fastreid_ops.ops import _checks as check
 
 EXPANSIONS = ("expand", "fuse", "tmhee", "cmatm", "ssdec")
@@ -74,7 +74,8 @@ class DualViT(nn.Module):
 
 
 class EmbedNet(nn.Module):
-    """`DualViT` with an aggregation after each of its stages, an expansion, one more layer, mean, neck and classifier.
+    """`DualViT` with an aggregation after each of its stages, an expansion, one more layer, mean, neck and classifier:
+    111,800,066 parameters with 395 identities.
 
     ``model(images, mode)``: images (B, 3, H, W), H and W multiples of 16; mode 0: the first half of the batch is
     visible, the second infrared; 1: all visible; 2: all infrared.
@@ -90,8 +91,8 @@ class EmbedNet(nn.Module):
             (`SS_DEC`). The description returns one tensor, ``fuse``, and names losses that need ``expand``.
         mfa_low: what an aggregation takes for the earlier tokens: ``"stage0"`` the output of the first stage, as
             described, ``"prev"`` the input of its stage, DEEN's rule.
-        neck: ``"seed"``: linear, batch normalisation and ReLU, as described; ``"bn"``: batch normalisation only, as
-            in DEEN (the ReLU leaves half of the feature zero).
+        neck: ``"seed"``: linear, batch normalisation and ReLU, as described; ``"bn"``: DEEN's, batch normalisation
+            whose bias stays 0 (the ReLU leaves half of the feature zero).
         grid: see `TokenDEE`.
         image_size, dim, depth, num_heads, mlp_ratio, dropout: see `DualViT`. The description gives neither heads nor
             ratio; they are those of ViT-B.
@@ -140,8 +141,10 @@ class EmbedNet(nn.Module):
         else:
             self.DEE = {"tmhee": T_MHEE, "cmatm": CM_ATM, "ssdec": SS_DEC}[dee](dim, dropout=dropout)
         self.stage4_transformer = TransformerEncoder(dim, 1, num_heads, mlp_ratio=mlp_ratio, dropout=dropout)
-        norm = nn.BatchNorm1d(dim)
-        self.bottleneck = nn.Sequential(nn.Linear(dim, dim), norm, nn.ReLU()) if neck == "seed" else norm
+        if neck == "seed":
+            self.bottleneck = nn.Sequential(nn.Linear(dim, dim), nn.BatchNorm1d(dim), nn.ReLU())
+        else:
+            self.bottleneck = frozen_neck(dim)
         self.classifier = nn.Linear(dim, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, 0.0, 0.001)
         widths = {"all": 2 * self.groups, "pooled": self.groups, "neck": self.groups, "original": 1}
@@ -174,37 +177,3 @@ class EmbedNet(nn.Module):
         logits = self.classifier(neck).chunk(self.groups)
         auxiliary = {"branches": torch.stack(branches)} if branches else {}
         return TrainOutput(logits, pooled.chunk(self.groups), (), auxiliary)
-
-
-def embednet(
-    num_classes: int,
-    *,
-    dee: str = "expand",
-    mfa_low: str = "stage0",
-    neck: str = "seed",
-    grid: bool = False,
-    image_size: tuple[int, int] = (384, 384),
-    dim: int = 768,
-    depth: int = 12,
-    num_heads: int = 12,
-    mlp_ratio: float = 4.0,
-    dropout: float = 0.1,
-    test_feature: str = "all",
-    pool_weight: float = 0.5,
-) -> EmbedNet:
-    """EmbedNet, see the class; 111,800,066 parameters with 395 identities, feature of 4608 (six of 768)."""
-    return EmbedNet(
-        num_classes,
-        dee=dee,
-        mfa_low=mfa_low,
-        neck=neck,
-        grid=grid,
-        image_size=image_size,
-        dim=dim,
-        depth=depth,
-        num_heads=num_heads,
-        mlp_ratio=mlp_ratio,
-        dropout=dropout,
-        test_feature=test_feature,
-        pool_weight=pool_weight,
-    )

@@ -41,6 +41,14 @@ def ranking_feature(
     return torch.cat({"all": (*before, *after), "pooled": before, "neck": after}[test_feature], 1)
 
 
+def frozen_neck(channels: int) -> nn.BatchNorm1d:
+    """The neck of AGW and DEEN: weight from N(1, 0.01), a bias that stays 0."""
+    neck = nn.BatchNorm1d(channels)
+    nn.init.normal_(neck.weight, 1.0, 0.01)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
 def _stem() -> nn.ModuleDict:
     return nn.ModuleDict(
         {
@@ -95,9 +103,7 @@ class TwoStream(nn.Module):
 
     def _finish(self, channels: int, num_classes: int) -> None:
         """The neck and the classifier, registered last as in the original."""
-        self.bottleneck = nn.BatchNorm1d(channels)
-        nn.init.normal_(self.bottleneck.weight, 1.0, 0.01)
-        self.bottleneck.bias.requires_grad_(False)
+        self.bottleneck = frozen_neck(channels)
         self.classifier = nn.Linear(channels, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, 0.0, 0.001)
 
