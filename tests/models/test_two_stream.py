@@ -144,6 +144,7 @@ def test_weights_of_a_plain_network_serve_every_place():
     for options in ({}, WHOLE):
         model = create_model("agw", 5, **options).eval()
         report = load_weights(model, weights)
+        assert report.keymap == "as in the file, to both streams"
         assert {key.split(".")[0] for key in report.missing} == {"NL_2", "NL_3", "bottleneck", "classifier"}
         assert report.unexpected == ("fc.weight",)
         assert not report.misfits
