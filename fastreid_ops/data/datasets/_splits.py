@@ -51,7 +51,7 @@ def split_file(tree: Tree, base: Path, file: str, seed: int | None) -> Path | No
         if not 0 <= seed < 2**32:
             raise ValueError(f"{tree.name}: seed: got {seed}, expected 0 to 2**32 - 1")
         return None
-    inside = [tree.root] if tree.root == base else [tree.root, tree.root.parent]
+    inside = [tree.root] if tree.root == base.expanduser() else [tree.root, tree.root.parent]
     return next((folder / file for folder in inside if (folder / file).is_file()), None)
 
 
