@@ -158,17 +158,16 @@ class Manifest:
 
 def _checked(name: str, rule: Callable[[object], object], values: Iterable[object]) -> list:
     """Every cell of a column through its rule; equal texts and equal integers of a label are looked at once."""
-    known: dict[tuple[type, object], object] = {}
+    known: dict[int | str, object] = {}
     labels = name != "path"
     checked = []
     for row, value in enumerate(values):
         try:
+            # Exactly these types: True and 1.0 equal 1 and are refused.
             if labels and type(value) in (int, str):
-                # By type as well: True and 1.0 equal 1 and are refused.
-                key = (type(value), value)
-                if key not in known:
-                    known[key] = rule(value)
-                checked.append(known[key])
+                if value not in known:
+                    known[value] = rule(value)
+                checked.append(known[value])
             else:
                 checked.append(rule(os.fspath(value) if name == "path" else value))
         except (ValueError, TypeError) as error:

@@ -339,7 +339,7 @@ def test_prid2011_says_where_it_looked_for_the_splits(tmp_path: Path):
     assert "prid_2011 holds multi_shot" in str(caught.value)
 
 
-# Both ways to name frames; one tracklet begins with frame 2, one has a gap.
+# Both ways to name frames, in one tracklet even; that one begins with frame 2, one has a gap.
 DUKE = {
     "train/0001/0010": [
         "0001C6F0002X30824.jpg",
@@ -347,7 +347,7 @@ DUKE = {
         "0001C6F0010X30832.jpg",
         "list.txt",
     ],
-    "train/0001/0011": ["0001C2F0002X1.jpg", "0001C2F0003X2.jpg"],
+    "train/0001/0011": ["0001C2F0003X2.jpg", "0001_C2_F0002_X1.jpg"],
     "train/0007/0001": ["0007_C8_F0001_X30823.jpg"],
     "query/0002/0001": ["0002_C1_F0001_X0001.jpg", "0002_C1_F0002_X0002.jpg"],
     "gallery/0002/0003": ["0002_C5_F0001_X0001.jpg"],
@@ -367,7 +367,7 @@ def test_dukemtmcvidreid(tmp_path: Path, layout: str):
     assert tracklets(read_dataset("dukemtmcvidreid", tmp_path)) == [
         ("train", 1, 5, tuple(f"train/0001/0010/0001C6F00{frame}X308{rest}.jpg"
                               for frame, rest in (("01", 23), ("02", 24), ("10", 32)))),
-        ("train", 1, 1, ("train/0001/0011/0001C2F0002X1.jpg", "train/0001/0011/0001C2F0003X2.jpg")),
+        ("train", 1, 1, ("train/0001/0011/0001_C2_F0002_X1.jpg", "train/0001/0011/0001C2F0003X2.jpg")),
         ("train", 7, 7, ("train/0007/0001/0007_C8_F0001_X30823.jpg",)),
         ("query", 2, 0, ("query/0002/0001/0002_C1_F0001_X0001.jpg", "query/0002/0001/0002_C1_F0002_X0002.jpg")),
         ("gallery", 2, 4, ("gallery/0002/0003/0002_C5_F0001_X0001.jpg",)),
