@@ -186,3 +186,28 @@ def test_a_ranking_file_of_both_halves(run, world, tmp_path, capsys):
 def test_a_protocol_that_asks_for_more_than_there_is(run, trained, capsys):
     assert evaluate.main([str(run), "--dataset", str(trained[1]), "--protocol", "llcm"]) == 1
     assert "eval.sets: people: draw: query.modality: got None" in capsys.readouterr().err
+
+
+def test_a_run_with_a_family_and_trials(tiny, trained, world, tmp_path):
+    """Training evaluates them as well: results, table and report have every one."""
+    sets = (
+        f"[{{name: both, dataset: '{world}', protocol: prcc}}, "
+        f"{{name: drawn, dataset: '{world}', protocol: sysu_mm01, protocol_options: {{trials: 2}}}}]"
+    )
+    more = ("--train.epochs", "1", "--eval.sets", sets, "--run.report", "true")
+    assert train.main(tiny.arguments(trained[1], tmp_path / "run", *more)) == 0
+    names = {"both-prcc_same_clothes", "both-prcc_cross_clothes", "drawn"}
+    results = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "run" / "results").iterdir()}
+    table = results.pop("table")["rows"]
+    assert results.keys() == names
+    systems = ("HSV stripes", "untrained", "trained")
+    assert {(row["system"], row["set"]) for row in table} == {(s, n) for s in systems for n in names}
+    assert results["drawn"]["protocol"]["name"] == "sysu_mm01 (trials=2)"
+    assert "drawn by random.seed(0 + trial)" in results["drawn"]["rules"]
+    for row in table:
+        if row["system"] == "trained":
+            assert row["mAP"] == results[row["set"]]["mAP"]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "protocol prcc_cross_clothes: " in log
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Means over 2 trials; queries and ranked lists are those of the first." in page

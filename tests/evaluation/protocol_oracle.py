@@ -18,7 +18,7 @@ class Row(NamedTuple):
     clothes: int
     modality: str
     tracklet: int
-    feature: tuple[float, ...]
+    feature: tuple[float, float]
 
 
 class NoMatch(Exception):
@@ -75,7 +75,7 @@ def every_hit(kept, pid, length):
 
 
 def squared(a, b):
-    return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+    return (a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2
 
 
 def one_trial(queries, gallery, junk, *, ap=step, cmc=first_hit, length=50, invalid_counts=False):
@@ -84,8 +84,8 @@ def one_trial(queries, gallery, junk, *, ap=step, cmc=first_hit, length=50, inva
         raise NoMatch
     aps, inps, curves, invalid = [], [], [], 0
     for q in queries:
-        order = sorted(range(len(gallery)), key=lambda g, q=q: (squared(q.feature, gallery[g].feature), g))
-        kept = [gallery[g].pid for g in order if not junk(q, gallery[g])]
+        near_first = sorted((squared(q.feature, row.feature), g) for g, row in enumerate(gallery))
+        kept = [gallery[g].pid for _, g in near_first if not junk(q, gallery[g])]
         if q.pid not in kept:
             invalid += 1
             aps.append(0.0)

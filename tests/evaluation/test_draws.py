@@ -338,7 +338,7 @@ def test_rows_without_a_feature_are_missing_and_the_draw_is_the_same():
         ("prcc_same_clothes", {"camids": None}, "query.camids: got None"),
         ("market1501", {"camids": None}, "query.camids: got None"),
         ("clothes_changing", {}, "query.clothes: got None"),
-        ("deepchange", {}, r"query.tracklets: got None, .* cameras \(tracklet\)"),
+        ("deepchange_tracklet_column", {}, r"query.tracklets: got None, .* cameras \(tracklet\)"),
         ("mars", {}, "query.tracklets: got None, .* pools"),
         ("llcm_vis2nir", {}, "gallery: got no row in trial 0 of llcm_vis2nir out of 15, expected some"),
         ("prcc_same_clothes", {"camids": [0] * 15}, "query: got no row in trial 0 of prcc_same_clothes"),

@@ -52,10 +52,10 @@ def example(name, seed):
     }
     if name.startswith(("prcc", "vcclothes")):
         kinds["cams"] = range(rng.choice((1, 4, 4, 4)))
-    gallery = people(rng, rng.randrange(1, 11 if small else 40), kinds, "g")
-    queries = people(rng, rng.randrange(1, 12), {**kinds, "pids": [p for p in kinds["pids"] if p > 0]}, "q")
+    gallery = people(rng, rng.randrange(1, 11 if small else 26), kinds, "g")
+    queries = people(rng, rng.randrange(1, 9), {**kinds, "pids": [p for p in kinds["pids"] if p > 0]}, "q")
     if rng.random() < 0.3 or name.startswith(("llcm", "random")):
-        queries = (queries + gallery)[:60]  # small sets where every image is both
+        queries = (queries + gallery)[:20]  # small sets where every image is both
         gallery = gallery + queries[:10] if seed % 2 else gallery
         gallery = list({row.name: row for row in gallery}.values())
     if rng.random() < 0.2:
@@ -102,7 +102,7 @@ def test_is_what_the_description_says(name):
     agreed = refused = unmatched = short = 0
     for seed in range(CASES):
         queries, gallery = example(name, seed)
-        count = (10 if seed % 20 == 0 else 2) if drawn else 1
+        count = (10 if seed % 40 == 0 else 2) if drawn else 1
         (rules,) = protocols(name, **({"trials": count} if drawn else {}))
         given = features(queries), features(gallery), columns(queries), columns(gallery), rules
         try:
@@ -127,7 +127,7 @@ def test_is_what_the_description_says(name):
         agreed += 1
     # The random sets hold what they are meant to hold.
     assert agreed + refused == CASES
-    assert agreed >= 60
+    assert agreed >= 50
     assert unmatched > 0
     assert short > 0
 

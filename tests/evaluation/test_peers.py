@@ -2,6 +2,7 @@
 """Every protocol against somebody else: recorded figures of the public evaluators, the evaluators of torchreid and
 fast-reid themselves, and the official scripts restated as plain loops."""
 
+import random
 from pathlib import Path
 
 import fastreid_ops.numpy as door
@@ -11,7 +12,7 @@ import torch
 from rivals.ranking import load_file, package_file
 from sklearn.metrics import average_precision_score
 
-from fastreid_ops.evaluation import FAMILIES, Labels, evaluate
+from fastreid_ops.evaluation import FAMILIES, Columns, Labels, evaluate, evaluate_protocol, protocols
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -121,6 +122,32 @@ def test_market1501(name):
     result = evaluate(tensors[0], Labels(tensors[1], tensors[3]), Labels(tensors[2], tensors[4]))
     assert result.cmc == pytest.approx(found[0].tolist(), abs=1e-6)
     assert result.mAP == pytest.approx(np.mean(found[1]), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_selection_and_its_trials(name):
+    """Two cameras ask two others over three draws of one image of each pid and camera: theirs on the drawn rows."""
+    rng = np.random.default_rng(8)
+    features = rng.normal(size=(300, 8))
+    pids, cams = rng.integers(12, size=300), rng.integers(6, size=300)
+    columns = Columns(pids.tolist(), cams.tolist(), names=[f"{n:03d}" for n in range(300)])
+    (rules,) = protocols(
+        "market1501", query_cameras=[0, 1, 2], gallery_cameras=[2, 3, 5], gallery_draw="pid_camera", trials=3
+    )
+    found = evaluate_protocol(*[torch.from_numpy(features)] * 2, columns, columns, rules)
+    for number, result in enumerate(found.results):
+        random.seed(number)
+        g = [
+            random.choice(np.flatnonzero((pids == pid) & (cams == cam)).tolist())
+            for pid in range(12)
+            for cam in (2, 3, 5)
+            if ((pids == pid) & (cams == cam)).any()
+        ]
+        q = np.flatnonzero(cams <= 2)
+        distance = ((features[q][:, None] - features[g]) ** 2).sum(2).astype(np.float32)
+        theirs = peer(name).eval_market1501(distance, pids[q], pids[g], cams[q], cams[g], 20)
+        assert result.cmc[:20] == pytest.approx(theirs[0].tolist(), abs=1e-6)
+        assert result.mAP == pytest.approx(np.mean(theirs[1]), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -74,6 +74,21 @@ def test_the_ensemble_of_the_original(tmp_path):
     np.testing.assert_allclose(torch.cat(blocks).numpy(), mats.astype(np.float64).mean(0), rtol=1e-15)
 
 
+def test_both_halves_of_a_small_test_set(tmp_path):
+    """The lists of the recorded fixture: galleries of three and of one, each query within its half."""
+    lists = json.loads((GOLDEN / "naic_dataset_fixture.json").read_text())
+    parts = []
+    for half in ("green", "normal"):
+        sides = [[path for path, *_ in lists[f"{side}_{half}"]] for side in ("query", "gallery")]
+        parts.append(ranking_from_features(*(rows(len(side), len(side)) for side in sides), *sides))
+    found = json.loads(write_ranking(tmp_path / "x.json", *parts).read_text())
+    assert {query: sorted(listed) for query, listed in found.items()} == {
+        "q1.png": ["g1.png", "g2.png", "g3.png"],
+        "q2.png": ["g1.png", "g2.png", "g3.png"],
+        "q3.png": ["g4.png"],
+    }
+
+
 def test_an_ensemble_reads_one_block_at_a_time():
     read = []
 
