@@ -10,6 +10,7 @@ import pytest
 from image_trees import CASES, build, build_msmt17, rows, same, touch
 
 from fastreid_ops.data.datasets import DATASETS, DESCRIPTIONS, read_dataset, scan_dataset
+from fastreid_ops.data.datasets._layout import Row, combined
 from fastreid_ops.data.manifest import ManifestError
 
 NAMES = sorted(CASES)
@@ -202,3 +203,14 @@ def test_msmt17_has_both_versions_and_all_lists(tmp_path: Path, torchreid: Calla
     assert read_dataset("msmt17", tmp_path, version="V2").path[0].startswith("mask_train_v2/")
     theirs = torchreid("msmt17", "MSMT17", tmp_path, combineall=True)
     same(read_dataset("msmt17", tmp_path, combineall=True), theirs, splits=("train",))
+
+
+def test_combining_leaves_junk_of_the_test_set_out_and_takes_each_file_once():
+    whole = [
+        Row("a", 0, 0, "train"),
+        Row("b", 0, 1, "gallery"),
+        Row("c", 3, 1, "query"),
+        Row("c", 3, 1, "gallery"),
+    ]
+    assert combined(whole, lambda pid: pid == 0) == [Row("a", 0, 0, "train"), Row("c", 3, 1, "train")]
+    assert combined(whole) == [whole[0], Row("b", 0, 1, "train"), Row("c", 3, 1, "train")]
