@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "config": {"models", "data", "evaluation"},
     "train": None,  # the verbs sit on top and may import anything
     "evaluate": None,
+    "export": None,
     "check_data": None,
     "doctor": None,
     "recipes": set(),

@@ -8,84 +8,22 @@ import io
 
 import pytest
 import torch
+from model_cases import (
+    CLASSES,
+    HEAVY,
+    OPTIONS,
+    TWO_MODALITIES,
+    WITHOUT_NORMS,
+    assert_near,
+    evaluating,
+    make,
+    random_images,
+    settle,
+)
 from torch import nn
 
 from fastreid_ops.layers.freeze import freeze_batch_norm
 from fastreid_ops.models import MODELS, TrainOutput, create_model, list_models, model_options
-
-CLASSES = 5
-
-
-# Models whose images have one size, or a smallest one above 64 x 32.
-INPUT_SIZE = {
-    "hacnn": (160, 64),
-    "mudeep": (256, 128),
-    "inceptionv4": (96, 80),
-    "inceptionresnetv2": (96, 80),
-}
-
-# Networks for visible and infrared images: a batch is half and half, unless the modality of all its images is given.
-TWO_MODALITIES = {"agw", "deen_regdb", "embednet", "mdinet"}
-
-# Networks that take the images of these tests with other options only, or are much too large for them.
-OPTIONS = {"embednet": {"image_size": (64, 32), "dim": 48, "depth": 4, "num_heads": 4}}
-
-# Models of which nothing is left at the end with initial weights and statistics.
-FADES = {"squeezenet_v0", "naic_efficientnet_b0"}
-
-WITHOUT_NORMS = {"squeezenet1_0", "squeezenet1_1"}
-
-# Models that only run the tests of shapes, evaluation, saving and loading: large ones, and further sizes of a network
-# that runs everything in its smallest.
-HEAVY = {
-    "deen_llcm",
-    "deen_sysu",
-    "cc_resnet50_ibn_a",
-    "densenet121_fc512",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "inceptionresnetv2",
-    "inceptionv4",
-    "mlfn",
-    "mobilenetv2_x1_4",
-    "mudeep",
-    "naic_efficientnet_b7",
-    "naic_resnest101",
-    "naic_resnest101_ibn",
-    "naic_resnest50",
-    "naic_resnet101_ibn_a",
-    "naic_resnet101_ibn_b",
-    "naic_resnet50_ibn_a",
-    "naic_resnet50_ibn_b",
-    "naic_se_resnet101_ibn_a",
-    "naic_se_resnet50_ibn_a",
-    "osnet_ain_x0_5",
-    "osnet_ain_x0_75",
-    "osnet_ain_x1_0",
-    "osnet_x0_5",
-    "osnet_x0_75",
-    "pcb_p6",
-    "resnet101",
-    "resnet152",
-    "resnet34",
-    "resnet50_fc512",
-    "resnet50_ibn_b",
-    "resnet50mid",
-    "resnext101_32x8d",
-    "resnext50_32x4d",
-    "se_resnet101",
-    "se_resnet152",
-    "se_resnet50_fc512",
-    "se_resnext101_32x4d",
-    "se_resnext50_32x4d",
-    "senet154",
-    "shufflenet_v2_x1_0",
-    "shufflenet_v2_x1_5",
-    "shufflenet_v2_x2_0",
-    "squeezenet1_1",
-    "vit_base_patch16_224",
-}
 
 
 @pytest.fixture(scope="module", params=sorted(set(MODELS) - HEAVY))
@@ -94,45 +32,9 @@ def name(request, need_timm):
     return request.param
 
 
-def make(name: str, seed: int = 0) -> nn.Module:
-    torch.manual_seed(seed)
-    return create_model(name, CLASSES, **OPTIONS.get(name, {}))
-
-
-def random_images(name: str) -> torch.Tensor:
-    size = INPUT_SIZE.get(name, (64, 32))
-    return torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.fixture
 def images(name):
     return random_images(name)
-
-
-def settle(model: nn.Module, images: torch.Tensor) -> TrainOutput:
-    """One training forward that leaves the batch's statistics behind. With the initial ones, of mean 0 and variance 1,
-    many networks fade."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    usual = [m.momentum for m in norms]
-    for norm in norms:
-        norm.momentum = 1.0
-    with torch.no_grad():
-        output = model.train()(images)
-    for norm, momentum in zip(norms, usual, strict=True):
-        norm.momentum = momentum
-    return output
-
-
-def evaluating(name: str) -> nn.Module:
-    model = make(name)
-    if name in FADES:
-        settle(model, random_images(name))
-    return model.eval()
-
-
-def assert_near(got: torch.Tensor, want: torch.Tensor, tolerance: float) -> None:
-    assert (got - want).abs().max() <= tolerance * want.abs().max()
-    assert want.any()
 
 
 @pytest.fixture(scope="module", params=sorted(MODELS))
@@ -184,20 +86,6 @@ def test_evaluation_of_an_image_does_not_depend_on_its_batch(name, images):
     mode = {"mode": 1} if name in TWO_MODALITIES else {}
     with torch.no_grad():
         assert_near(model(images[2:3], **mode), model(images, **mode)[2:3], 1e-4)
-
-
-def test_every_trainable_parameter_gets_a_finite_gradient(name, images):
-    model = make(name).train()
-    output = model(images)
-    logits = sum(nn.functional.cross_entropy(x, torch.tensor([0, 1, 2, 3])) for x in output.logits)
-    others = (*output.features, *output.auxiliary.values())
-    (logits + sum(f.square().mean() for f in others)).backward()
-    for key, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert parameter.grad is not None, key
-            assert parameter.grad.isfinite().all(), key
-        else:
-            assert parameter.grad is None, key
 
 
 def test_frozen_statistics_stay_while_weights_train(name, images):

@@ -16,9 +16,10 @@ from fastreid_ops.layers.fully_connected import fully_connected
 from fastreid_ops.layers.ibn import IBN
 from fastreid_ops.models import create_model
 from fastreid_ops.models.backbones.nasnet import ReductionCell, SeparableBranch
-from fastreid_ops.models.backbones.resnet import Bottleneck
+from fastreid_ops.models.backbones.resnet import RESNET101, BlockPlan, Bottleneck
 from fastreid_ops.models.backbones.senet import se_plan
 from fastreid_ops.models.hacnn import cut_regions
+from fastreid_ops.models.resnet import ResNetClassifier
 
 
 def random(*shape, seed=0):
@@ -329,6 +330,79 @@ def test_squeezenet_v0_bypass():
         without(images)
     assert torch.equal(inputs["with", 4][0], inputs["with", 3][1] + inputs["with", 2][1])
     assert torch.equal(inputs["without", 4][0], inputs["without", 3][1])
+
+
+def test_resnext101_v0_is_the_network_under_nested_names(golden):
+    """Against the ResNeXt of the zoo with 32 groups of 4: the same values in the same order, the shortcuts last."""
+    torch.manual_seed(0)
+    model = create_model("resnext101_v0", 751).eval()
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.dim() == 1:
+                value.uniform_(0.5, 1.5)
+    assert parameters(model) == 43_667_503
+    assert len(model.state_dict()) == 626
+    assert {
+        "features.0.weight",
+        "features.1.running_var",
+        "features.4.0.0.0.0.3.weight",
+        "features.4.0.0.0.1.weight",
+        "features.4.0.0.1.1.bias",
+        "features.7.2.0.0.2.bias",
+    } <= set(model.state_dict())
+    plan = BlockPlan(groups=32, base_width=4)
+    with torch.device("meta"):
+        twin = ResNetClassifier(RESNET101, 751, plan=lambda *place: plan).eval()
+    values = model.state_dict().values()
+    twin.load_state_dict(dict(zip(twin.state_dict(), values, strict=True)), assign=True)
+    images = golden.images(2, 64, 32)
+    with torch.no_grad():
+        assert golden.relative(model(images), twin(images)) < 1e-6
+
+
+def separable(state, name, x):
+    for part, groups in ((f"{name}.conv1", x.shape[1]), (f"{name}.conv2", 1)):
+        x = F.conv2d(x, state[f"{part}.0.weight"], padding=int(groups > 1), groups=groups)
+        x = normalised(state, f"{part}.1", x)
+    return x
+
+
+def normalised(state, name, x):
+    values = (state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *values)
+
+
+def test_xception_v0_layer_by_layer(golden):
+    model = golden.fill(create_model("xception_v0", 751), 1.0).eval()
+    assert parameters(model) == 22_391_847
+    state = model.state_dict()
+    assert len(state) == 446
+    images = golden.images(2, 75, 42)
+    with torch.no_grad():
+        x = images
+        for name, stride in (("entryflow.conv1", 2), ("entryflow.conv2", 1)):
+            x = F.conv2d(x, state[f"{name}.conv.weight"], stride=stride, padding=1)
+            x = normalised(state, f"{name}.bn", x).clamp(0, 6)
+        for stage, places in ((3, (0, 2)), (4, (1, 3)), (5, (1, 3))):
+            y = x if stage == 3 else x.relu()  # the stem's end is not negative
+            for place in places:
+                y = separable(state, f"entryflow.conv{stage}.{place}", y).relu()
+            short = F.conv2d(x, state[f"entryflow.conv{stage}s.0.weight"], stride=2)
+            x = F.max_pool2d(y, 3, 2, 1) + normalised(state, f"entryflow.conv{stage}s.1", short)
+        assert x.shape == (2, 728, 5, 3)
+        for block in range(8):  # no shortcuts
+            for layer in (1, 2, 3):
+                x = separable(state, f"midflow.blocks.{block}.conv{layer}", x.relu())
+        y = separable(state, "exitflow.conv2", separable(state, "exitflow.conv1", x.relu()).relu())
+        short = normalised(
+            state, "exitflow.conv2s.1", F.conv2d(x, state["exitflow.conv2s.0.weight"], stride=2)
+        )
+        x = F.max_pool2d(y, 3, 2, 1) + short
+        x = separable(state, "exitflow.conv4", separable(state, "exitflow.conv3", x).relu()).relu()
+        assert golden.relative(model(images), x.mean((2, 3))) < 1e-5
+        model.training = True
+        output = model(images)
+    torch.testing.assert_close(output.logits[0], model.classifier(output.features[0]))
 
 
 def test_mobilenetv2_dropout_is_an_option():

@@ -7,6 +7,7 @@ import difflib
 import importlib
 import inspect
 import os
+from collections.abc import Mapping
 
 from fastreid_ops.data.datasets._layout import Tree
 from fastreid_ops.data.manifest import Manifest
@@ -154,6 +155,20 @@ def _needed_root(name: str, reader, root: str | os.PathLike[str] | None) -> str 
     if needed and root is None:
         raise ValueError(f"read_dataset: root: got None, expected the folder that holds {name}")
     return root
+
+
+def gallery_permutations(name: str, root: str | os.PathLike[str] | None) -> Mapping | None:
+    """The table of permutations by which a data set's own protocol draws its gallery (SYSU-MM01), if its file is there;
+    None for all other data sets.
+
+    Raises:
+        ValueError: whatever the module finds wrong with the file.
+    """
+    if name not in DATASETS or root is None:
+        return None
+    module = importlib.import_module(DATASETS[name].split(":")[0])
+    there = getattr(module, "has_permutations", None)
+    return module.permutations(root) if there is not None and there(root) else None
 
 
 def _reader(name: str):

@@ -83,6 +83,11 @@ def _add(tree: Tree, pid: int, split_of) -> None:
         tree.missing.append(f"cam*/{pid:04d}")
 
 
+def has_permutations(root: str | os.PathLike[str]) -> bool:
+    """Whether `permutations` has a file to read: not everybody's copy has one."""
+    return any((Path(root) / layout / PERMUTATIONS).is_file() for layout in LAYOUTS)
+
+
 def permutations(root: str | os.PathLike[str]) -> dict[tuple[int, int], np.ndarray]:
     """The official order in which gallery images are drawn (exp/rand_perm_cam.mat of the official protocol).
 

@@ -150,7 +150,7 @@ class VisionTransformer(nn.Module):
         """(B, 3, H, W) -> (B, 1 + H W / 256, dim), the class token first, after the last normalisation."""
         grid = self.patch_embed.grid(images)
         patches = self.patch_embed(images)
-        x = torch.cat((self.cls_token.expand(len(patches), -1, -1).to(patches.dtype), patches), 1)
+        x = torch.cat((self.cls_token.expand(patches.shape[0], -1, -1).to(patches.dtype), patches), 1)
         x = self.pos_drop(x + resize_positions(self.pos_embed, self.grid, grid, prefix=1))
         return self.norm(self.blocks(x))
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m fastreid_ops.export WEIGHTS OUT: write a trained network as an ONNX file, checked with onnxruntime.
+
+    python -m fastreid_ops.export runs/mine model.onnx
+    python -m fastreid_ops.export runs/mine/weights.safetensors model.onnx --batch 1 --opset 18
+    python -m fastreid_ops.export runs/vi infrared.onnx --mode 2
+
+The file's metadata holds what a user of it must know: architecture, image size, mean and deviation of the channels
+(of RGB values from 0 to 1), distance. Needs the extra: pip install 'fastreid-ops[export]'.
+
+Exit status: 0 done, 1 with one sentence on what failed.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fastreid_ops.engine.onnx import Exported
+
+WEIGHTS = "weights.safetensors"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m fastreid_ops.export", description=__doc__.split("\n")[0])
+    made.add_argument("weights", type=Path, help=f"run folder, or the {WEIGHTS} of one")
+    made.add_argument("out", type=Path, help="the ONNX file; an existing one is never overwritten")
+    made.add_argument(
+        "--size", type=int, nargs=2, metavar=("H", "W"), help="of the images (default: as trained)"
+    )
+    made.add_argument("--mode", type=int, choices=(1, 2), help="of two modalities: 1 visible, 2 infrared")
+    made.add_argument("--batch", type=int, metavar="B", help="a fixed batch size (default: any)")
+    made.add_argument("--opset", type=int, default=20, help="version of ONNX's operators (default: 20)")
+    return made
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the verb; returns the exit status."""
+    asked = parser().parse_args(argv)
+    from fastreid_ops.engine.onnx import ExportError
+
+    try:
+        written = export(asked)
+    except (ValueError, TypeError, OSError, ImportError, ExportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"written: {written.path} (sha256 {written.sha256}); onnxruntime's features differ from torch's by at most "
+        f"{written.difference:.1e} of their largest value"
+    )
+    return 0
+
+
+def export(asked: argparse.Namespace) -> "Exported":
+    """Write as asked. Errors: those of `export_onnx`, ValueError for a file that training did not write."""
+    from fastreid_ops.engine.onnx import export_onnx
+
+    path = asked.weights / WEIGHTS if asked.weights.is_dir() else asked.weights
+    model, known = trained_model(path)
+    size = tuple(asked.size or (int(known["height"]), int(known["width"])))
+    metadata = {key: value for key, value in known.items() if key != "format"}
+    metadata |= {"height": str(size[0]), "width": str(size[1]), "channels": "RGB"}
+    if asked.mode is not None:
+        metadata["mode"] = str(asked.mode)
+    return export_onnx(
+        model, asked.out, size, mode=asked.mode, batch_size=asked.batch, opset=asked.opset, metadata=metadata
+    )
+
+
+def trained_model(path: Path) -> tuple["nn.Module", dict[str, str]]:
+    """The network of a weights.safetensors and the file's metadata. Errors: FileNotFoundError, ValueError."""
+    from safetensors import SafetensorError, safe_open
+
+    from fastreid_ops.models import create_model
+    from fastreid_ops.models.weights import read_weights
+
+    weights = read_weights(path)
+    try:
+        with safe_open(path, "pt") as file:
+            known = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"export: weights: got {path}, expected a safetensors file: {error}") from error
+    missing = {"model", "model_options", "num_classes", "height", "width"} - known.keys()
+    if missing:
+        raise ValueError(
+            f"export: weights: got {path} without {', '.join(sorted(missing))} in its metadata, expected the {WEIGHTS} "
+            "that training writes (for other weights: fastreid_ops.engine.onnx.export_onnx)"
+        )
+    model = create_model(known["model"], int(known["num_classes"]), **json.loads(known["model_options"]))
+    wrong = sorted(weights.keys() ^ model.state_dict().keys())
+    if wrong:
+        raise ValueError(
+            f"export: weights: got {path}, of which {', '.join(wrong[:3])} and {known['model']} do not fit, expected "
+            "weights of this version's network"
+        )
+    model.load_state_dict(weights)
+    return model, known
+
+
+if __name__ == "__main__":
+    sys.exit(main())
