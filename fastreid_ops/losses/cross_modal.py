@@ -78,12 +78,11 @@ class CMKICLoss(nn.Module):
         hardest = similarity.masked_fill(~same, float("inf"))
         key = hardest.topk(min(self.k, same.shape[1]), dim=1, largest=False)
         found = same.gather(1, key.indices)
-        value = key.values.masked_fill(~found, 0)
         if self.other_positives:
-            term = similarity.logsumexp(dim=1, keepdim=True) - value
+            term = similarity.logsumexp(dim=1, keepdim=True) - key.values
         else:
             # log(exp(s) + exp(n)) - s
-            term = F.softplus(logsumexp_without(similarity, same).unsqueeze(1) - value)
+            term = F.softplus(logsumexp_without(similarity, same).unsqueeze(1) - key.values)
         per_row = term.masked_fill(~found, 0).sum(1) / found.sum(1).clamp_min(1)
         return per_row.mean()
 

@@ -16,7 +16,7 @@ from fastreid_ops.data.datasets import naic, read_dataset, scan_dataset
 from fastreid_ops.data.datasets.naic.lists import split_line
 from fastreid_ops.data.manifest import Manifest, ManifestError
 
-FIXTURE = Path(__file__).parents[1] / "golden/naic_and_cloth_changing/naic_dataset_fixture.json"
+FIXTURE = Path(__file__).parents[2] / "golden/naic_and_cloth_changing/naic_dataset_fixture.json"
 RECORDED = json.loads(FIXTURE.read_text())
 # Folder of each list of the recording -> folder of its pictures.
 PLACES = {

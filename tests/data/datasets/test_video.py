@@ -3,18 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-import warnings
 from itertools import groupby
 from pathlib import Path
-from types import ModuleType
-from unittest import mock
 
 import numpy as np
 import pytest
-from rivals.ranking import package_file
 from scipy.io import savemat
 
 from fastreid_ops.data.checks import counts, label_findings
@@ -45,43 +40,11 @@ def tracklets(manifest: Manifest) -> list[tuple]:
     return found
 
 
-def torchreid_reader(name: str, kind: str):
-    """A reader class of torchreid 0.2.5, its file alone: the package itself needs what nobody has installed."""
-    path = package_file("torchreid", f"reid/data/datasets/video/{name}.py")
-    if path is None:
-        return None
-
-    class VideoDataset:
-        def __init__(self, train, query, gallery, **_):
-            self.parts = {"train": train, "query": query, "gallery": gallery}
-
-        def check_before_run(self, files):
-            assert all(Path(file).exists() for file in files)
-
-        def download_dataset(self, *_):
-            pass
-
-    utils, dataset = ModuleType("utils"), ModuleType("dataset")
-    utils.read_json = lambda file: json.loads(Path(file).read_text())
-    utils.write_json = lambda value, file: Path(file).write_text(json.dumps(value))
-    dataset.VideoDataset = VideoDataset
-    names = ["torchreid", "torchreid.reid", "torchreid.reid.data", "torchreid.reid.data.datasets"]
-    stubs = {**{name: ModuleType(name) for name in names}, "torchreid.reid.utils": utils,
-             "torchreid.reid.data.datasets.dataset": dataset}  # fmt: skip
-    spec = importlib.util.spec_from_file_location(f"rival_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.dict(sys.modules, stubs), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        spec.loader.exec_module(module)
-    return getattr(module, kind)
-
-
-def agree(manifest: Manifest, reader, *, relabelled: tuple[str, ...]) -> None:
-    """The same tracklets as torchreid's, in any order; where it relabels, identities correspond one to one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = reader()
-    for split, items in theirs.parts.items():
+def agree(manifest: Manifest, theirs, *, relabelled: tuple[str, ...]) -> None:
+    """The same tracklets as torchreid's, in any order; where it relabels, identities correspond one to one. (It must be
+    given some transform, which is never called.)"""
+    for split in ("train", "query", "gallery"):
+        items = getattr(theirs, split)
         ours = {
             frozenset(files): (pid, camid, files)
             for part, pid, camid, files in tracklets(manifest)
@@ -89,12 +52,10 @@ def agree(manifest: Manifest, reader, *, relabelled: tuple[str, ...]) -> None:
         }
         assert len(ours) == len(items)
         pairs = set()
-        for files, pid, camid in items:
+        for files, pid, camid, _ in items:
             names = tuple(str(Path(file).relative_to(manifest.root)) for file in files)
             mine = ours[frozenset(names)]
-            assert mine[1] == camid
-            # torchreid lists frames as the file system does.
-            assert mine[2] == tuple(sorted(names))
+            assert mine[1:] == (camid, tuple(sorted(names)))
             pairs.add((mine[0], int(pid)))
         first, second = ({pair[side] for pair in pairs} for side in (0, 1))
         assert len(pairs) == len(first) == len(second)
@@ -146,14 +107,15 @@ def test_mars(tmp_path: Path, layout: str, info: str):
     ]
 
 
-def test_mars_beside_torchreid(tmp_path: Path):
-    kind = torchreid_reader("mars", "Mars")
-    if kind is not None:
-        # torchreid slices names with the table's own numbers, so that they cannot be floats there.
-        table = TABLES["tracks_test_info.mat"][1].astype(np.int32)
-        tables = {"tracks_test_info.mat": ("track_test_info", table)}
-        build_mars(tmp_path / "mars", tables=tables)
-        agree(read_dataset("mars", tmp_path), lambda: kind(root=str(tmp_path)), relabelled=("train",))
+def test_mars_beside_torchreid(tmp_path: Path, torchreid):
+    # torchreid slices names with the table's own numbers, so that they cannot be floats there.
+    table = TABLES["tracks_test_info.mat"][1].astype(np.int32)
+    build_mars(tmp_path / "mars", tables={"tracks_test_info.mat": ("track_test_info", table)})
+    agree(
+        read_dataset("mars", tmp_path),
+        torchreid("mars", "Mars", tmp_path, kind="video", transform=len),
+        relabelled=("train",),
+    )
 
 
 @pytest.mark.parametrize(
@@ -268,19 +230,15 @@ def test_ilidsvid_refuses_a_person_without_frames(tmp_path: Path):
         read_dataset("ilidsvid", tmp_path)
 
 
-def test_ilidsvid_beside_torchreid(tmp_path: Path):
-    kind = torchreid_reader("ilidsvid", "iLIDSVID")
-    if kind is not None:
-        # torchreid takes exactly 300 people; numbers with gaps, as in the real set.
-        build_ilidsvid(
-            tmp_path / "ilids-vid", [f"person{number:03d}" for number in range(1, 320) if number % 17 != 5]
-        )
-        manifest = read_dataset("ilidsvid", tmp_path, split=3)
-        agree(
-            manifest, lambda: kind(root=str(tmp_path), split_id=3), relabelled=("train", "query", "gallery")
-        )
-        assert scan_dataset("ilidsvid", tmp_path, split=3).findings() == []
-        assert label_findings(manifest) == []
+def test_ilidsvid_beside_torchreid(tmp_path: Path, torchreid):
+    # torchreid takes exactly 300 people; numbers with gaps, as in the real set.
+    people = [f"person{number:03d}" for number in range(1, 320) if number % 17 != 5]
+    build_ilidsvid(tmp_path / "ilids-vid", people)
+    manifest = read_dataset("ilidsvid", tmp_path, split=3)
+    theirs = torchreid("ilidsvid", "iLIDSVID", tmp_path, kind="video", transform=len, split_id=3)
+    agree(manifest, theirs, relabelled=("train", "query", "gallery"))
+    assert scan_dataset("ilidsvid", tmp_path, split=3).findings() == []
+    assert label_findings(manifest) == []
 
 
 def build_prid(root: Path, nested: str = "prid_2011/", splits: object = None) -> Path:
@@ -304,13 +262,13 @@ def test_prid2011(tmp_path: Path, layout: str, nested: str):
         ("query", 1, 0), ("query", 2, 0), ("gallery", 1, 1), ("gallery", 2, 1),
     ]  # fmt: skip
     assert [path.rpartition("/")[2] for path in manifest.path[:3]] == ["0001.png", "0002.png", "0010.png"]
-    kind = torchreid_reader("prid2011", "PRID2011")
-    if kind is not None and (layout, nested) == ("prid2011", "prid_2011/"):
-        manifest = read_dataset("prid2011", tmp_path, split=0)
-        ours = [(split, camid, {str(manifest.root / path) for path in files})
-                for split, _, camid, files in tracklets(manifest)]  # fmt: skip
-        theirs = kind(root=str(tmp_path), split_id=0).parts
-        assert ours == [(split, camid, set(files)) for split in theirs for files, _, camid in theirs[split]]
+
+
+def test_prid2011_beside_torchreid(tmp_path: Path, torchreid):
+    build_prid(tmp_path / "prid2011")
+    manifest = read_dataset("prid2011", tmp_path, split=1)
+    theirs = torchreid("prid2011", "PRID2011", tmp_path, kind="video", transform=len, split_id=1)
+    agree(manifest, theirs, relabelled=("train", "query", "gallery"))
 
 
 @pytest.mark.parametrize(
@@ -378,13 +336,11 @@ def test_dukemtmcvidreid(tmp_path: Path, layout: str):
     }  # fmt: skip
 
 
-def test_dukemtmcvidreid_beside_torchreid(tmp_path: Path):
-    kind = torchreid_reader("dukemtmcvidreid", "DukeMTMCVidReID")
-    if kind is not None:
-        root = tmp_path / "dukemtmc-vidreid/DukeMTMC-VideoReID"
-        build_duke(root, {folder: names[:2] for folder, names in DUKE.items() if folder != "train/0001/0011"})
-        manifest = read_dataset("dukemtmcvidreid", tmp_path)
-        agree(manifest, lambda: kind(root=str(tmp_path)), relabelled=("train",))
+def test_dukemtmcvidreid_beside_torchreid(tmp_path: Path, torchreid):
+    root = tmp_path / "dukemtmc-vidreid/DukeMTMC-VideoReID"
+    build_duke(root, {folder: names[:2] for folder, names in DUKE.items() if folder != "train/0001/0011"})
+    theirs = torchreid("dukemtmcvidreid", "DukeMTMCVidReID", tmp_path, kind="video", transform=len)
+    agree(read_dataset("dukemtmcvidreid", tmp_path), theirs, relabelled=("train",))
 
 
 @pytest.mark.parametrize(
