@@ -12,16 +12,18 @@ from fastreid_ops.data import ids
 from fastreid_ops.data.manifest import Manifest
 
 MODALITIES = ("visible", "infrared")
+# NAIC's halves by lighting, which its protocols pick: no other kind of picture to a model.
+LIGHTING = ("green", "normal", "unsorted")
 DOMAINS = ("camera", "folder")
 
 
 def modality_codes(manifest: Manifest) -> list[int] | None:
-    """0 (visible) or 1 (infrared) of every row; None without the column.
+    """0 (visible) or 1 (infrared) of every row; None without the column, and where it tells lighting only.
 
     Raises:
         ValueError: for another word.
     """
-    if manifest.modality is None:
+    if manifest.modality is None or set(manifest.modality) <= set(LIGHTING):
         return None
     wrong = [word for word in dict.fromkeys(manifest.modality) if word not in MODALITIES]
     if wrong:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from fastreid_ops.data.checks import label_findings
+from fastreid_ops.data.columns import modality_codes
 from fastreid_ops.data.datasets import naic, read_dataset, scan_dataset
 from fastreid_ops.data.datasets.naic.lists import split_line
 from fastreid_ops.data.manifest import Manifest, ManifestError
@@ -81,6 +82,8 @@ def test_the_recording_of_the_original(tmp_path: Path, layout: str, ends: str):
             marked = both.take(row for row, kind in enumerate(both.modality) if kind == half)
             assert triples(marked, split) == RECORDED[f"{split}_{half}"]
     assert set(manifest.select("train").modality) == {"unsorted"}
+    # Halves are for the protocol: to loaders and models these are no two modalities.
+    assert modality_codes(manifest) is modality_codes(manifest.select("query")) is None
 
 
 def test_the_last_line_without_a_line_end_is_of_the_same_identity(tmp_path: Path):
