@@ -45,8 +45,17 @@ def _calls() -> dict[str, Callable[..., Callable[[], object]]]:
         data = retrieval(queries, gallery, depth)
         return lambda: fastreid_ops.k_reciprocal(data.query, data.gallery, top=200)
 
+    def manifest(rows: int) -> Callable[[], object]:
+        from manifests import large_manifest
+
+        from fastreid_ops.data.manifest import Manifest
+
+        file = large_manifest(rows)
+        return lambda: Manifest.read_csv(file)
+
     return {
         **_attention_steps(),
+        "manifest": manifest,
         "nearest": nearest,
         "rank_features": rank_features,
         "k_reciprocal": k_reciprocal,

@@ -40,7 +40,7 @@ def render(summary: dict) -> str:
     ]
     groups: dict[str, list[dict]] = {}
     for claim in summary["claims"]:
-        if "layer" not in claim:
+        if "layer" not in claim and "network" not in claim:
             groups.setdefault(claim["group"], []).append(claim)
     for group, claims in groups.items():
         lines += ["", f"## {group[0].upper()}{group[1:]}", "", *_table(claims)]
@@ -48,6 +48,9 @@ def render(summary: dict) -> str:
     for device in dict.fromkeys(claim["device"] for claim in layers):
         own = [claim for claim in layers if claim["device"] == device]
         lines += ["", f"## Attention layers on {'a GPU' if device == 'cuda' else 'a CPU'}", "", *_layers(own)]
+    networks = [claim for claim in summary["claims"] if "network" in claim]
+    if networks:
+        lines += ["", "## Networks", "", *_networks(networks)]
     if summary["growth"]:
         lines += ["", "## Growth", "", "![growth](performance-growth.svg)", "", *_growth(summary["growth"])]
     lines += ["", "## Targets not reached", "", *_missed(summary)]
@@ -124,9 +127,35 @@ def _layers(claims: list[dict]) -> list[str]:
     return rows
 
 
+def _networks(claims: list[dict]) -> list[str]:
+    """Network x step; the rival in float32, then ours in each way that was measured and how many times faster."""
+    ways = list(dict.fromkeys(claim["way"] for claim in claims))
+    cases: dict[tuple[str, str], dict[str, dict]] = {}
+    for claim in claims:
+        cases.setdefault((claim["network"], claim["step"]), {})[claim["way"]] = claim
+    rows = [
+        "| network | step | rival | s | " + " | ".join(f"ours, {way}, s | ratio" for way in ways) + " |",
+        "|---|---|---|---:|" + "---:|---:|" * len(ways),
+    ]
+    for (network, step), measured in cases.items():
+        first = next(iter(measured.values()))
+        cells = [f"`{network}`", step, first["rival"], _number(first["rival_seconds"])]
+        for way in ways:
+            claim = measured.get(way, {})
+            cells += [_number(claim.get("seconds")), _number(claim.get("ratio"))]
+        rows.append(f"| {' | '.join(cells)} |")
+    return [
+        *rows,
+        "",
+        "Same weights, images and loss (cross entropy); the rival as its own scripts run it on a CPU, in float32.",
+        "fast-reid: its backbone under our pooling, neck and classifier.",
+    ]
+
+
 def _case(claim: dict) -> str:
-    """What a claim is about: its group, and map, pass and device where it has them."""
-    parts = (claim["group"], claim.get("shape"), claim.get("direction"), claim.get("device"))
+    """What a claim is about: its group, and map, pass, device, network and way where it has them."""
+    names = ("group", "shape", "direction", "device", "network", "way")
+    parts = [claim.get(name) for name in names]
     return ", ".join(part for part in parts if part)
 
 

@@ -2,6 +2,7 @@
 """Say everything that is wrong with a data set before a second of training is spent on it.
 
     python -m fastreid_ops.check_data ROOT --dataset market1501
+    python -m fastreid_ops.check_data ROOT --dataset viper --option split=3
     python -m fastreid_ops.check_data --dataset sample
     python -m fastreid_ops.check_data file.csv [--root FOLDER] [--verify] [--json]
 
@@ -13,11 +14,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastreid_ops.data.checks import Finding, counts, label_findings
-from fastreid_ops.data.datasets import DATASETS, market1501, read_dataset, sample
+from fastreid_ops.data.datasets import DATASETS, read_dataset, sample, scan_dataset
+from fastreid_ops.data.datasets._layout import Published
 from fastreid_ops.data.file_checks import file_findings
 from fastreid_ops.data.manifest import Manifest
 
@@ -25,17 +27,24 @@ CLEAN, PROBLEMS, UNREADABLE = 0, 1, 2
 
 
 def check(
-    source: str | None, dataset: str | None = None, root: str | None = None, *, verify: bool = False
-) -> tuple[str, Manifest, list[Finding]]:
+    source: str | None,
+    dataset: str | None = None,
+    root: str | None = None,
+    *,
+    verify: bool = False,
+    options: Mapping[str, object] | None = None,
+    progress: bool = False,
+) -> tuple[str, Manifest, list[Finding], Published]:
     """Read a data set and look for everything that is wrong.
 
     Args:
         source: the data set's folder, or a CSV manifest. dataset: a name of `DATASETS`; None for a CSV
             manifest.
         root: for a CSV manifest, the folder its relative paths start from. verify: decode every image.
+        options: what the data set's reader takes. progress: show a bar while standard error is a terminal.
 
     Returns:
-        the name of the data set, its manifest, the findings.
+        the name of the data set, its manifest, the findings, the published counts.
 
     Raises:
         ValueError: when it cannot be read at all.
@@ -51,21 +60,30 @@ def check(
                 f"check_data: got the folder {source!r}, expected --dataset beside it, one of "
                 f"{', '.join(DATASETS)}"
             )
+        if options:
+            raise ValueError(
+                f"check_data: --option: got {next(iter(options))!r}, expected none for a CSV file"
+            )
         # Not through the csv reader: a missing image is one finding among others here.
         manifest = Manifest.read_csv(source, root)
-        return "csv", manifest, [*label_findings(manifest), *file_findings(manifest, verify=verify)]
+        return (
+            "csv",
+            manifest,
+            [*label_findings(manifest), *file_findings(manifest, verify=verify, progress=progress)],
+            {},
+        )
     if root is not None:
         raise ValueError(f"check_data: --root: got {root!r}, expected it with a CSV file only")
-    if dataset == "market1501" and source is not None:
-        tree = market1501.scan(market1501.find_root(source))
-        manifest = tree.manifest()
-        findings = market1501.findings(tree)
+    options = dict(options or {})
+    tree = scan_dataset(dataset, source, **options)
+    if tree is None:
+        manifest, findings, published = read_dataset(dataset, source, **options), [], {}
     else:
-        manifest = read_dataset(dataset, source)
-        findings = []
+        manifest, findings, published = tree.manifest(), tree.findings(), tree.published
     if dataset == "sample":
         findings.append(Finding("note", "sample", f"this is {sample.DESCRIPTION}", 0))
-    return dataset, manifest, [*findings, *label_findings(manifest), *file_findings(manifest, verify=verify)]
+    findings += [*label_findings(manifest), *file_findings(manifest, verify=verify, progress=progress)]
+    return dataset, manifest, findings, published
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,6 +99,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--root", help="for a CSV manifest: folder that relative paths start from (default: its own)"
     )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the data set, such as split=3 or labeled=true; may be repeated",
+    )
     parser.add_argument("--verify", action="store_true", help="decode every image, not only its first bytes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args(argv)
@@ -89,7 +114,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        name, manifest, findings = check(chosen.source, chosen.dataset, chosen.root, verify=chosen.verify)
+        name, manifest, findings, published = check(
+            chosen.source,
+            chosen.dataset,
+            chosen.root,
+            verify=chosen.verify,
+            options=_options(chosen.option),
+            progress=True,
+        )
     except (ValueError, OSError) as error:
         if chosen.json:
             print(json.dumps({"readable": False, "error": str(error)}))
@@ -97,13 +129,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return UNREADABLE
     problems = sum(finding.level == "problem" for finding in findings)
     if chosen.json:
-        print(json.dumps(_as_json(name, manifest, findings, problems, chosen.verify), indent=1))
+        print(json.dumps(_as_json(name, manifest, findings, published, problems, chosen.verify), indent=1))
     else:
-        print("\n".join(_as_text(name, manifest, findings, problems, chosen.verify)))
+        print("\n".join(_as_text(name, manifest, findings, published, problems, chosen.verify)))
     return PROBLEMS if problems else CLEAN
 
 
-def _as_json(name: str, manifest: Manifest, findings: list[Finding], problems: int, verified: bool) -> dict:
+def _options(pairs: Sequence[str]) -> dict[str, object]:
+    """{"split": 3} from ["split=3"]: JSON values, and text where it is none."""
+    options = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise ValueError(f"check_data: --option: got {pair!r}, expected NAME=VALUE")
+        try:
+            options[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def _as_json(
+    name: str,
+    manifest: Manifest,
+    findings: list[Finding],
+    published: Published,
+    problems: int,
+    verified: bool,
+) -> dict:
     return {
         "readable": True,
         "dataset": name,
@@ -111,21 +164,26 @@ def _as_json(name: str, manifest: Manifest, findings: list[Finding], problems: i
         "verified": verified,
         "problems": problems,
         "counts": counts(manifest),
-        "published": market1501.PUBLISHED if name == "market1501" else None,
+        "published": published or None,
         "findings": [finding._asdict() for finding in findings],
     }
 
 
 def _as_text(
-    name: str, manifest: Manifest, findings: list[Finding], problems: int, verified: bool
+    name: str,
+    manifest: Manifest,
+    findings: list[Finding],
+    published: Published,
+    problems: int,
+    verified: bool,
 ) -> list[str]:
     lines = [f"{name}: {manifest.root}"]
-    published = market1501.PUBLISHED if name == "market1501" else {}
     for split, numbers in counts(manifest).items():
-        shown = [f"{numbers[key]:>7} {key}" for key in ("images", "ids", "cameras")]
-        beside = published.get(split)
-        if beside:
-            shown = [f"{text} (published {beside[key]})" for text, key in zip(shown, beside, strict=True)]
+        beside = published.get(split, {})
+        shown = [
+            f"{number:>7} {key}" + (f" (published {beside[key]})" if key in beside else "")
+            for key, number in numbers.items()
+        ]
         lines.append(f"  {split:8}{'  '.join(shown)}")
     for level in ("problem", "note"):
         for item in findings:

@@ -7,7 +7,9 @@ end of training.
     python -m fastreid_ops.evaluate runs/mine --dataset market1501 --root DIR --protocol market1501
 
 Results of the run's own sets from its last checkpoint go to results/<set>.json, all others to
-evaluations/<set>-<checkpoint>.json of the run folder; with --dry nothing is written.
+evaluations/<set>-<checkpoint>.json of the run folder; with --dry nothing is written. A family of protocols, such as
+llcm in both directions, has a result <set>-<protocol> for each member. Where the protocol asks for it (naic), the first
+200 gallery names of each query go to rankings/ under the same name.
 Not to be confused with the package fastreid_ops.evaluation, which turns distances into
 figures.
 """
@@ -31,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dataset", help="evaluate on another data set: a name of the table or a CSV manifest")
     made.add_argument("--root", help="folder of --dataset")
-    made.add_argument("--protocol", default="market1501", help="protocol for --dataset (default: market1501)")
+    made.add_argument(
+        "--protocol", default="market1501", help="protocol or family for --dataset (default: market1501)"
+    )
     made.add_argument("--dry", action="store_true", help="print the table, write nothing")
     return made
 
@@ -72,7 +76,11 @@ def evaluate_run(asked: argparse.Namespace) -> str:
         for written in write_results(folder, results, config.eval.ranked, place):
             print(f"written: {written}")
     figures = summaries(results)
-    rows = [table_row(f"{path.name}", data.name, data.label, figures[data.name]) for data in sets]
+    rows = [
+        table_row(path.name, name, label, figures[name])
+        for data in sets
+        for name, label in data.labels.items()
+    ]
     return table_text(rows)
 
 

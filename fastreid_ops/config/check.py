@@ -4,7 +4,7 @@
 import math
 import re
 
-from fastreid_ops.config.schema import Config
+from fastreid_ops.config.schema import Config, EvalSet
 from fastreid_ops.config.values import ConfigError, flatten, nearest, to_dict
 
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -12,6 +12,7 @@ _POSITIVE = [
     "data.height",
     "data.width",
     "data.batch_size",
+    "data.sequence_length",
     "train.epochs",
     "train.accumulate",
     "eval.batch_size",
@@ -21,7 +22,13 @@ _POSITIVE = [
     "run.keep",
     "optim.lr",
 ]
-_POSITIVE_OR_NULL = ["data.images_per_id", "optim.clip", "run.threads", "run.checkpoint_every_steps"]
+_POSITIVE_OR_NULL = [
+    "data.images_per_id",
+    "data.domains_per_batch",
+    "optim.clip",
+    "run.threads",
+    "run.checkpoint_every_steps",
+]
 _NOT_NEGATIVE = [
     "data.crop_padding",
     "data.brightness",
@@ -38,6 +45,11 @@ _NOT_NEGATIVE = [
 _FRACTION = [
     "data.flip",
     "data.erasing",
+    "data.translation",
+    "data.patch",
+    "data.grey",
+    "data.channel_exchange",
+    "data.pca",
     "loss.label_smoothing",
     "schedule.warmup_factor",
     "schedule.gamma",
@@ -65,6 +77,18 @@ def validate(config: Config, source: str = "config") -> Config:
     need(_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
     need(_FRACTION, lambda v: 0 <= v <= 1, "a number from 0 to 1")
     need(["loss.label_smoothing"], lambda v: v < 1, "a number below 1")
+    need(["data.hue"], lambda v: 0 <= v <= 0.5, "a number from 0 to 0.5")
+    need(
+        ["data.scale"],
+        lambda v: len(v) == 2 and 0 < v[0] <= v[1],
+        "two factors above 0, the smallest and the largest",
+    )
+    need(
+        ["data.erasing_area"],
+        lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1,
+        "two fractions above 0 and at most 1, the smallest and the largest",
+    )
+    need(["data.erasing_aspect"], lambda v: 0 < v <= 1, "a number above 0 and at most 1")
     need(["train.ema"], lambda v: v is None or 0 < v < 1, "a number between 0 and 1, or null")
     need(["loss.margin"], lambda v: v is None or v >= 0, "0 or above, or null for the soft margin")
     need(["data.mean", "data.std"], lambda v: len(v) == 3, "three numbers (red, green, blue)")
@@ -84,20 +108,41 @@ def validate(config: Config, source: str = "config") -> Config:
     return config
 
 
+def _batch_layout(config: Config) -> list[str]:
+    """Whether the batch size is what the sampler can make, and holds pairs where a loss needs them."""
+    data, found = config.data, []
+    kind, each = data.sampler_kind, data.images_per_id
+    unit, words = 1, ""
+    if kind in ("pk", "paired", "clothes"):
+        if each is None:
+            return [f"data.images_per_id: got null, expected a number for data.sampler {kind}"]
+        unit, words = each, f"data.images_per_id = {each}"
+        if kind == "paired":
+            unit, words = 2 * each, f"2 * data.images_per_id = {2 * each} (visible and infrared)"
+    elif kind == "tracklet":
+        unit = data.sequence_length * (each or 1)
+        words = f"data.sequence_length{' * data.images_per_id' if each else ''} = {unit}"
+    elif kind == "domain" and data.domains_per_batch:
+        unit, words = data.domains_per_batch, f"data.domains_per_batch = {data.domains_per_batch}"
+    if unit > 0 and data.batch_size % unit:
+        found.append(f"data.batch_size: got {data.batch_size}, expected a multiple of {words}")
+    if config.loss.triplet > 0:
+        people = data.batch_size // unit if each and kind not in ("shuffled", "domain") and unit > 0 else 0
+        images = 2 * each if each and kind == "paired" else unit
+        if not people:
+            got = "no data.images_per_id" if each is None else f"data.sampler {kind}"
+        else:
+            got = f"{people} people x {images} images"
+        if people < 2 or images < 2:
+            found.append(f"loss.triplet: got {got} in a batch, expected at least 2 x 2 (or loss.triplet 0)")
+    return found
+
+
 def _combinations(config: Config) -> list[str]:
-    found = []
-    data, loss, schedule = config.data, config.loss, config.schedule
-    each = data.images_per_id
-    people = data.batch_size // each if each else 0
-    if each and data.batch_size % each:
-        found.append(
-            f"data.batch_size: got {data.batch_size}, expected a multiple of data.images_per_id = {each}"
-        )
+    found = _batch_layout(config)
+    loss, schedule = config.loss, config.schedule
     if loss.cross_entropy == 0 and loss.triplet == 0:
         found.append("loss: got weight 0 for every term, expected at least one above 0")
-    if loss.triplet > 0 and (not each or each < 2 or people < 2):
-        got = f"{people} people x {each} images" if each else "no data.images_per_id"
-        found.append(f"loss.triplet: got {got} in a batch, expected at least 2 x 2 (or loss.triplet 0)")
     if schedule.name == "multistep" and not schedule.milestones:
         found.append("schedule.milestones: got [], expected epochs for schedule.name multistep")
     if schedule.warmup_epochs > config.train.epochs:
@@ -110,10 +155,11 @@ def _combinations(config: Config) -> list[str]:
             "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
         )
     names = [s.name for s in config.eval.sets]
+    files = [*names, *(name for s in config.eval.sets for name in result_names(s) if name != s.name)]
     found += [
         f"eval.sets: name {n!r} appears twice, expected different names"
-        for n in sorted(set(names))
-        if names.count(n) > 1
+        for n in sorted(set(files))
+        if files.count(n) > 1
     ]
     found += [
         f"eval.sets: name: got {n!r}, expected letters, digits, _ and -, and not table"
@@ -125,19 +171,42 @@ def _combinations(config: Config) -> list[str]:
     return found
 
 
+def result_names(item: EvalSet) -> list[str]:
+    """What the results of a set are called: as the set, or <set>-<protocol> for each member of a family."""
+    from fastreid_ops.evaluation.protocols import FAMILIES
+
+    members = FAMILIES.get(item.protocol)
+    return [item.name] if members is None else [f"{item.name}-{member}" for member in members]
+
+
+def _protocol_options(place: str, item: EvalSet) -> list[str]:
+    from fastreid_ops.evaluation.protocols import protocols
+
+    try:
+        found = protocols(item.protocol, **item.protocol_options)
+    except (ValueError, TypeError) as error:
+        return [f"{place}.protocol_options: {error}"]
+    ranks = [each.max_rank for each in found if each.max_rank < 10]
+    expected = "at least 10, the longest rank of the tables"
+    return [f"{place}.protocol_options: max_rank: got {rank}, expected {expected}" for rank in ranks]
+
+
 def _names(config: Config) -> list[str]:
     """Names against the tables; imported here so that `import fastreid_ops.config` stays light."""
     from fastreid_ops.data.datasets import DATASETS
-    from fastreid_ops.evaluation.protocols import PROTOCOLS
+    from fastreid_ops.evaluation.protocols import FAMILIES, PROTOCOLS
     from fastreid_ops.models import MODELS
 
     asked = [("model.name", config.model.name, MODELS)]
+    rules = {**PROTOCOLS, **FAMILIES}
+    found = []
     datasets = [("data.dataset", config.data.dataset)]
     for i, item in enumerate(config.eval.sets):
-        asked.append((f"eval.sets.{i}.protocol", item.protocol, PROTOCOLS))
+        asked.append((f"eval.sets.{i}.protocol", item.protocol, rules))
+        found += _protocol_options(f"eval.sets.{i}", item) if item.protocol in rules else []
         datasets += [(f"eval.sets.{i}.dataset", item.dataset)] if item.dataset is not None else []
     asked += [(key, name, DATASETS) for key, name in datasets if not name.lower().endswith(".csv")]
-    return [
+    return found + [
         f"{key}: got {name!r}, expected a name of the table{nearest(name, table)}"
         for key, name, table in asked
         if name not in table

@@ -26,10 +26,26 @@ class DataConfig:
     """What is trained on. `dataset` is a name of the data-set table or a CSV manifest; `options` go to its
     reader.
 
-    `batch_size` images in one forward pass, `images_per_id` of each person in it (null: any images,
-    shuffled); `remainder` says what becomes of a person's images that fill no such group in an epoch. Sizes
-    and padding in pixels, `flip` and `erasing` are probabilities, brightness, contrast and saturation are +-
-    fractions. `cache_images` keeps every image decoded and resized in memory.
+    Batches. `batch_size` images in one forward pass. `sampler` says which:
+    `auto`: `pk` where `images_per_id` is a number, `shuffled` where it is null;
+    `shuffled`: any images, each once in an epoch;
+    `pk`: `images_per_id` images of each person; `remainder` says what becomes of a person's images that fill no
+    such group in an epoch;
+    `paired`: `images_per_id` visible and as many infrared images of each person, all visible ones first;
+    `paired_images` draws them with replacement as AGW and DEEN do, or distinct ones;
+    `clothes`: as `pk`, each person in as many outfits as there are;
+    `tracklet`: sequences of `sequence_length` frames (`frames`: drawn at random or evenly spaced) of
+    `images_per_id` tracklets of each person (null: of any tracklets); batch_size counts frames;
+    `domain`: as many images of each of `domains_per_batch` domains (null: all); a domain is a camera, or the first
+    folder of a file's path where several data sets were merged.
+
+    Augmentation; see `TrainTransform` for order and formulas. Sizes and padding in pixels; `flip`, `erasing`,
+    `translation`, `patch`, `grey`, `channel_exchange` and `pca` are probabilities; brightness, contrast, saturation
+    and hue are +- fractions, `scale` and `erasing_area` smallest and largest. Where images have modalities, what
+    changes colours reaches the visible ones only, unless `infrared_colours` lets brightness and contrast reach the
+    infrared ones.
+
+    `cache_images` keeps every image decoded and resized in memory.
     """
 
     dataset: str = "people"
@@ -41,16 +57,41 @@ class DataConfig:
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
     batch_size: int = 64
     images_per_id: int | None = 4
+    sampler: Literal["auto", "shuffled", "pk", "paired", "clothes", "tracklet", "domain"] = "auto"
     remainder: Literal["drop", "fill"] = "drop"
+    paired_images: Literal["replace", "distinct"] = "replace"
+    sequence_length: int = 15
+    frames: Literal["random", "evenly"] = "random"
+    domains: Literal["camera", "folder"] = "camera"
+    domains_per_batch: int | None = None
     crop_padding: int = 5
+    padding_fill: Literal["mean", "black"] = "mean"
     flip: float = 0.5
-    erasing: float = 0.3
+    translation: float = 0.0
+    patch: float = 0.0
     brightness: float = 0.2
     contrast: float = 0.15
     saturation: float = 0.0
+    hue: float = 0.0
+    scale: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    grey: float = 0.0
+    channel_exchange: float = 0.0
+    pca: float = 0.0
+    infrared_colours: bool = False
+    erasing: float = 0.3
+    erasing_area: list[float] = field(default_factory=lambda: [0.02, 0.4])
+    erasing_aspect: float = 0.3
+    erasing_fill: Literal["mean", "mean_in_units", "black", "random"] = "mean"
     workers: int = 0
     cache_images: bool = True
     bad_images: Literal["raise", "skip", "replace"] = "raise"
+
+    @property
+    def sampler_kind(self) -> str:
+        """`sampler` with "auto" decided."""
+        if self.sampler != "auto":
+            return self.sampler
+        return "shuffled" if self.images_per_id is None else "pk"
 
 
 @dataclass
@@ -114,6 +155,8 @@ class EvalSet:
 
     `name` is the file name of the results, `label` and `note` the words beside the figures (empty: what the data
     set is called in `fastreid_ops.data.datasets.DESCRIPTIONS`, or the CSV's name).
+    `protocol` is a protocol or a family of docs/protocols.md (a family has a result for each member, called
+    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`.
     """
 
     name: str = "test"
@@ -123,6 +166,7 @@ class EvalSet:
     root: str | None = None
     options: Options = field(default_factory=dict)
     protocol: str = "market1501"
+    protocol_options: Options = field(default_factory=dict)
 
 
 def _default_sets() -> list[EvalSet]:

@@ -43,13 +43,20 @@ def bare_id(pid: int | str) -> str:
 
 
 def counts(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Images, identities and cameras of each split that has rows."""
-    result = {}
-    for split in ("train", "query", "gallery"):
-        part = manifest.select(split)
-        if len(part):
-            result[split] = {"images": len(part), "ids": len(set(part.pid)), "cameras": len(set(part.camid))}
-    return result
+    """Images, identities and cameras of each split that has rows, and tracklets where the data set has them."""
+    columns = {"ids": manifest.pid, "cameras": manifest.camid}
+    if manifest.tracklet is not None:
+        columns["tracklets"] = manifest.tracklet
+    images = Counter(manifest.split)
+    seen = {split: {name: set() for name in columns} for split in images}
+    for name, values in columns.items():
+        for split, value in zip(manifest.split, values, strict=True):
+            seen[split][name].add(value)
+    return {
+        split: {"images": images[split], **{name: len(there) for name, there in seen[split].items()}}
+        for split in ("train", "query", "gallery")
+        if split in images
+    }
 
 
 def label_findings(manifest: Manifest) -> list[Finding]:
@@ -92,8 +99,9 @@ def _splits(manifest: Manifest) -> list[Finding]:
 
 def _repeats(manifest: Manifest) -> list[Finding]:
     rows = defaultdict(list)
-    for row in range(len(manifest)):
-        rows[os.path.normpath(manifest.file(row))].append(row)
+    root = os.fspath(manifest.root)
+    for row, path in enumerate(manifest.path):
+        rows[os.path.normpath(os.path.join(root, path))].append(row)
     repeated, leaked, torn, both = [], [], [], []
     for path, group in rows.items():
         if len(group) == 1:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from fastreid_ops.data.checks import Finding, finding
 from fastreid_ops.data.images import BadImageError, read_bytes, read_image
@@ -18,6 +19,7 @@ from fastreid_ops.data.manifest import Manifest
 
 SMALLEST_SIDE = 8
 LARGEST_RATIO = 8.0
+BLOCK = 8192
 # First bytes of a file -> extensions that may stand for it.
 SIGNATURES = (
     (b"\xff\xd8\xff", (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")),
@@ -40,18 +42,21 @@ class _File(NamedTuple):
     odd_size: str | None
 
 
-def file_findings(manifest: Manifest, *, verify: bool = False, threads: int | None = None) -> list[Finding]:
+def file_findings(
+    manifest: Manifest, *, verify: bool = False, threads: int | None = None, progress: bool = False
+) -> list[Finding]:
     """Look at every file once.
 
     Args:
         verify: decode every image as well, which finds truncated and single-coloured ones.
         threads: files read at a time; None: one for each processor, at most 8.
+        progress: show a bar on standard error while it is a terminal.
     """
     rows = defaultdict(list)
-    for row in range(len(manifest)):
-        rows[os.path.normpath(manifest.file(row))].append(row)
-    with ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
-        looks = dict(zip(rows, pool.map(lambda path: _look(path, verify), rows), strict=True))
+    root = os.fspath(manifest.root)
+    for row, path in enumerate(manifest.path):
+        rows[os.path.normpath(os.path.join(root, path))].append(row)
+    looks = _look_at_all(list(rows), verify, threads or min(8, os.cpu_count() or 1), progress)
     bad = [f"{path}: {look.bad}" for path, look in looks.items() if look.bad is not None]
     misnamed = [f"{path}: {look.misnamed}" for path, look in looks.items() if look.misnamed]
     return [
@@ -72,6 +77,20 @@ def file_findings(manifest: Manifest, *, verify: bool = False, threads: int | No
         ),
         *_same_content(manifest, rows, looks),
     ]
+
+
+def _look_at_all(paths: list[str], verify: bool, threads: int, progress: bool) -> dict[str, _File]:
+    looks = {}
+    # disable=None: no bar where nobody watches.
+    bar = tqdm(total=len(paths), desc="checking files", unit=" files", disable=None if progress else True)
+    with bar, ThreadPoolExecutor(threads) as pool:
+        # In blocks: a pool keeps an object for every task it was given, and some sets have a million files.
+        for start in range(0, len(paths), BLOCK):
+            block = paths[start : start + BLOCK]
+            for path, look in zip(block, pool.map(lambda path: _look(path, verify), block), strict=True):
+                looks[path] = look
+                bar.update()
+    return looks
 
 
 def _look(path: str, verify: bool) -> _File:

@@ -9,7 +9,7 @@ process.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,31 +17,15 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from fastreid_ops.data.batch import Batch
+from fastreid_ops.data.columns import clothes_labels, modality_codes, tracklet_numbers
 from fastreid_ops.data.images import DECODE_ERRORS, BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.data.samplers import Batches
-from fastreid_ops.data.transforms import EvalTransform
+from fastreid_ops.data.samplers import Batches, TrackletBatches
+from fastreid_ops.data.transforms import ByModality, EvalTransform
 
 # Seconds without a batch from a worker before the loader gives up with the names of the files it waits for.
 TIMEOUT = 300.0
-
-
-class Batch(NamedTuple):
-    """Images with their labels.
-
-    Attributes:
-        images: (B, 3, H, W) float32.
-        pids: (B,) int64 class labels, or None where the loader was given none.
-        camids: (B,) int64.
-        index: (B,) int64 row of the manifest each image was read from.
-        paths: the B file names as the manifest writes them.
-    """
-
-    images: torch.Tensor
-    pids: torch.Tensor | None
-    camids: torch.Tensor
-    index: torch.Tensor
-    paths: list[str]
 
 
 class _Task(NamedTuple):
@@ -59,11 +43,20 @@ class _Reader(Dataset):
     """Turns a task into images, in whichever process it runs."""
 
     def __init__(
-        self, manifest: Manifest, transform: EvalTransform, stand_ins: list[int] | None, keep: bool
+        self,
+        manifest: Manifest,
+        transform: EvalTransform | ByModality,
+        stand_ins: list[Hashable] | None,
+        keep: bool,
     ) -> None:
         self.files = [manifest.file(row) for row in range(len(manifest))]
         self.transform = transform
-        self.same: dict[int, list[int]] = {}
+        self.modality = modality_codes(manifest)
+        if isinstance(transform, ByModality) and self.modality is None:
+            raise ValueError(
+                "loader: transform: got one for each modality, expected a manifest with modalities"
+            )
+        self.same: dict[Hashable, list[int]] = {}
         self.stand_ins = stand_ins
         self.keep_size = keep
         self.cache: dict[int, np.ndarray | BadImageError] | None = None
@@ -84,26 +77,50 @@ class _Reader(Dataset):
     def _pixels(self, row: int) -> np.ndarray | BadImageError:
         return self.cache[row] if self.cache is not None else self._load(row)
 
-    def _transform(self, row: int, pixels: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+    def _transform(
+        self,
+        row: int,
+        pixels: np.ndarray,
+        rng: np.random.Generator | None,
+        pool: list[np.ndarray],
+    ) -> np.ndarray:
         try:
-            return self.transform(pixels, rng)
+            transform = self._of(row)
+            return transform(pixels, rng, pool) if self._needs_pool(row) else transform(pixels, rng)
         except DECODE_ERRORS as error:
             name = f"{type(error).__name__}: {error}"
             raise RuntimeError(f"loader: transform: failed on {self.files[row]}: {name}") from error
 
+    def _of(self, row: int) -> EvalTransform:
+        if isinstance(self.transform, ByModality):
+            return self.transform.of(self.modality[row])
+        return self.transform
+
+    def _needs_pool(self, row: int) -> bool:
+        return getattr(self._of(row), "needs_pool", False)
+
+    def _read(self, task: _Task) -> dict[int, np.ndarray | BadImageError]:
+        """All images of a batch that patches are cut in, each read once; nothing for any other batch."""
+        if not any(self._needs_pool(row) for row in task.rows):
+            return {}
+        return {row: self._pixels(row) for row in dict.fromkeys(task.rows)}
+
     def __getitem__(self, task: _Task) -> _Result:
         images, rows, bad = [], [], []
+        # Patches come from the batch itself: what is pasted follows from the batch, whoever reads it.
+        held = self._read(task)
+        pool = [pixels for pixels in held.values() if not isinstance(pixels, BadImageError)]
         for slot, row in enumerate(task.rows):
             rng = None
             if task.seeds is not None:
                 rng = np.random.default_rng(np.random.SeedSequence(task.seeds[slot]))
-            pixels = self._pixels(row)
+            pixels = held[row] if held else self._pixels(row)
             if isinstance(pixels, BadImageError):
                 bad.append((pixels.path, pixels.reason))
                 if rng is not None and self.stand_ins is not None:
                     row, pixels = self._stand_in(row, rng, bad)
             if not isinstance(pixels, BadImageError):
-                images.append(self._transform(row, pixels, rng))
+                images.append(self._transform(row, pixels, rng, pool))
                 rows.append(row)
             elif self.keep_size:
                 images.append(np.zeros((3, self.transform.height, self.transform.width), dtype=np.float32))
@@ -144,6 +161,10 @@ class _Loader:
         self.policy = policy if policy is not None else BadImagePolicy()
         self.cache_images = cache_images
         self._reader = reader
+        self._columns = [
+            None if column is None else torch.tensor(column, dtype=torch.int64)
+            for column in (reader.modality, clothes_labels(manifest), tracklet_numbers(manifest))
+        ]
 
     def _run(self, tasks: Sequence[_Task], finish: Callable[[_Task, _Result], Batch]) -> Iterator[Batch]:
         if self.cache_images and self._reader.cache is None:
@@ -189,6 +210,7 @@ class _Loader:
             torch.tensor([self.manifest.camid[row] for row in rows], dtype=torch.int64),
             torch.tensor(rows, dtype=torch.int64),
             [self.manifest.path[row] for row in rows],
+            *(None if column is None else column[rows] for column in self._columns),
         )
 
 
@@ -199,13 +221,13 @@ class TrainLoader(_Loader):
         manifest: rows to train on.
         labels: class label of every row, 0 ... n-1.
         batches: a sampler such as `PKBatches` over the same rows.
-        transform: such as `TrainTransform`; called as transform(image, rng).
+        transform: such as `TrainTransform`, called as transform(image, rng), or a `ByModality` of two.
         seed: whole number from 0; with the epoch, the step and the place in the batch it fixes every
             augmentation.
         workers: processes that read ahead; 0 reads in this process. Changes the speed and nothing else.
         policy: what to do about bad images; "raise" by default. Under "skip" and "replace" the slot goes to
-            another image of the same identity, drawn from the slot's own generator, so a batch keeps its
-            size.
+            another image of the same identity (and modality; and tracklet where sequences are drawn), drawn
+            from the slot's own generator, so a batch keeps its size.
         cache_images: decode and resize every image once and keep rows x height x width x 3 bytes in memory.
 
     Raises:
@@ -220,7 +242,7 @@ class TrainLoader(_Loader):
         manifest: Manifest,
         labels: Sequence[int],
         batches: Batches,
-        transform: EvalTransform,
+        transform: EvalTransform | ByModality,
         seed: int,
         workers: int = 0,
         policy: BadImagePolicy | None = None,
@@ -234,8 +256,17 @@ class TrainLoader(_Loader):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"TrainLoader: seed: got {seed!r}, expected a whole number from 0")
         self.batches, self.seed = batches, seed
-        reader = _Reader(manifest, transform, stand_ins=self.labels, keep=False)
+        stand_ins = list(zip(self.labels, *self._alike(manifest, batches), strict=True))
+        reader = _Reader(manifest, transform, stand_ins=stand_ins, keep=False)
         super().__init__(manifest, reader, workers, policy, cache_images)
+
+    @staticmethod
+    def _alike(manifest: Manifest, batches: Batches) -> list[Sequence[Hashable]]:
+        """What an image that takes another's place must share with it beside the identity."""
+        columns = [manifest.modality]
+        if isinstance(batches, TrackletBatches):
+            columns.append(tracklet_numbers(manifest))
+        return [column for column in columns if column is not None]
 
     def len_epoch(self, epoch: int) -> int:
         """Number of batches of this epoch."""

@@ -10,16 +10,18 @@ torchvision.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
+from fastreid_ops.data import augment
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-ERASING_TRIES = 100
-_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+ERASING_FILLS = ("mean", "mean_in_units", "black", "random")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,12 @@ class EvalTransform:
 
 @dataclass(frozen=True)
 class TrainTransform(EvalTransform):
-    """Resize, flip, pad and crop, colour jitter, normalise, erase, in this order.
+    """Resize, flip, translate, pad and crop, patch, colour jitter, rescale, grey, channel exchange, PCA jitter,
+    normalise, erase, in this order; what is off draws no random number.
+
+    deep-person-reid: flip, `translation`, `patch`, jitter, erasing. NAIC: flip, padding, jitter, `scale`,
+    erasing. DEEN: `grey` beside padding and flip. CAJ and WRIM-Net: `channel_exchange`. Where a source's order
+    is another one (DEEN greys between padding and cropping) the two give the same pictures.
 
     Attributes:
         crop_padding: pixels added on every side before a window of the original size is cut at a random
@@ -114,10 +121,22 @@ class TrainTransform(EvalTransform):
             not logarithmic, as in the source). Rectangles as high or as wide as the image are drawn again, up
             to 100 times; then nothing is erased.
         erasing_fill: painted value in normalised units, one number or one for each channel. 0, the default,
-            is the mean colour. The deep-person-reid repository paints (0.485, 0.456, 0.406) in these units.
+            is the mean colour. Or a name: "mean" is 0; "mean_in_units" is `mean` itself in these units, which
+            is what deep-person-reid, NAIC and DEEN paint by erasing after normalisation; "black" is 0 before
+            normalisation; "random" draws each value of each pixel uniformly from 0 to 255 before normalisation
+            (Zhong et al.). Erasing before normalisation with a value v is erasing after it with the normalised v.
         brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0: off.
         hue: shift uniform in [-x, x] as a fraction of the colour circle, at most 0.5; 0: off.
         jitter: probability that an image is jittered at all.
+        translation: probability of deep-person-reid's Random2DTranslation: enlarged by 1.125, then cut at random.
+        patch: probability that a piece of another image of the batch is pasted (RandomPatch).
+        scale: the image is scaled around its centre by a factor uniform in this range, (1, 1): off.
+        scale_fill: what then fills the border, 0 to 255. The DMT system passes the number 128, which
+            Pillow reads as the dark red (128, 0, 0) in a colour image; here it is grey.
+        grey: probability of greyscale.
+        channel_exchange: probability that one channel, or their grey, takes the place of all three.
+        pca: probability of a shift along the principal components of ImageNet's colours.
+        pca_deviation: standard deviation of its three coefficients.
     """
 
     crop_padding: int = 10
@@ -126,12 +145,20 @@ class TrainTransform(EvalTransform):
     erasing: float = 0.5
     erasing_area: tuple[float, float] = (0.02, 0.4)
     erasing_aspect: float = 0.3
-    erasing_fill: float | tuple[float, float, float] = 0.0
+    erasing_fill: float | tuple[float, float, float] | str = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
     jitter: float = 1.0
+    translation: float = 0.0
+    patch: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    scale_fill: float = 128.0
+    grey: float = 0.0
+    channel_exchange: float = 0.0
+    pca: float = 0.0
+    pca_deviation: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,7 +167,7 @@ class TrainTransform(EvalTransform):
             self._refuse("crop_padding", "a whole number of pixels from 0")
         if self.padding_fill not in ("mean", "black"):
             self._refuse("padding_fill", "'mean' or 'black'")
-        for name in ("flip", "erasing", "jitter"):
+        for name in _PROBABILITIES:
             if not 0 <= getattr(self, name) <= 1:
                 self._refuse(name, "a probability from 0 to 1")
         for name, most in (
@@ -148,35 +175,75 @@ class TrainTransform(EvalTransform):
             ("contrast", np.inf),
             ("saturation", np.inf),
             ("hue", 0.5),
+            ("pca_deviation", np.inf),
+            ("scale_fill", 255),
         ):
             if not (0 <= getattr(self, name) <= most and np.isfinite(getattr(self, name))):
-                self._refuse(name, "a number from 0" + (" to 0.5" if name == "hue" else ""))
+                self._refuse(name, "a number from 0" + (f" to {most}" if np.isfinite(most) else ""))
         object.__setattr__(self, "erasing_area", tuple(float(value) for value in self.erasing_area))
         if len(self.erasing_area) != 2 or not 0 < self.erasing_area[0] <= self.erasing_area[1] <= 1:
             self._refuse("erasing_area", "two fractions with 0 < smallest <= largest <= 1")
         if not 0 < self.erasing_aspect <= 1:
             self._refuse("erasing_aspect", "a number above 0, at most 1")
+        object.__setattr__(self, "scale", tuple(float(value) for value in self.scale))
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] < np.inf:
+            self._refuse("scale", "two factors with 0 < smallest <= largest")
+        if isinstance(self.erasing_fill, str):
+            if self.erasing_fill not in ERASING_FILLS:
+                self._refuse("erasing_fill", f"numbers or one of {', '.join(ERASING_FILLS)}")
+            return
         fill = np.asarray(self.erasing_fill, dtype=np.float64)
         if fill.shape not in ((), (3,)) or not np.isfinite(fill).all():
             self._refuse("erasing_fill", "one finite number or three")
 
-    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    @property
+    def needs_pool(self) -> bool:
+        """Whether `__call__` must be given the images of the batch."""
+        return self.patch > 0
+
+    def __call__(
+        self,
+        image: Image.Image | np.ndarray,
+        rng: np.random.Generator | None = None,
+        pool: Sequence[np.ndarray] | None = None,
+    ) -> np.ndarray:
         """Contiguous float32 (3, height, width); the same generator state gives the same array.
 
+        Args:
+            pool: uint8 (height, width, 3) images that patches are cut from, such as those of the batch; needed
+                only with `patch`.
+
         Raises:
-            TypeError: without a `numpy.random.Generator`.
+            TypeError: without a `numpy.random.Generator`. ValueError: with `patch` and without a pool.
         """
         if not isinstance(rng, np.random.Generator):
             got = type(rng).__name__
             raise TypeError(f"TrainTransform: rng: got {got}, expected numpy.random.Generator")
+        if self.patch and not pool:
+            raise ValueError(
+                "TrainTransform: pool: got none, expected the images that patch cuts its pieces from"
+            )
         pixels = self.resize(image)
         if rng.random() < self.flip:
-            pixels = pixels[:, ::-1]
+            pixels = mirror(pixels)
+        if _happens(self.translation, rng):
+            pixels = augment.translate(pixels, rng)
         if self.crop_padding:
             pixels = self.shift(pixels, rng)
+        if _happens(self.patch, rng):
+            pixels = augment.patch(pixels, pool, rng)
         if (self.brightness or self.contrast or self.saturation or self.hue) and rng.random() < self.jitter:
             pixels = self.recolour(pixels, rng)
+        if self.scale != (1.0, 1.0):
+            pixels = augment.rescale(pixels, rng.uniform(*self.scale), self.scale_fill)
+        if _happens(self.grey, rng):
+            pixels = augment.greyscale(pixels)
+        if _happens(self.channel_exchange, rng):
+            pixels = augment.exchange_channels(pixels, rng)
         result = self.normalise(pixels)
+        if _happens(self.pca, rng):
+            offset = augment.colour_offset(rng, self.pca_deviation) / np.array(self.std)
+            result += offset.astype(np.float32)[:, None, None]
         if rng.random() < self.erasing:
             self.erase(result, rng)
         return result
@@ -186,18 +253,21 @@ class TrainTransform(EvalTransform):
         padding."""
         height, width, most = *pixels.shape[:2], self.crop_padding
         down, right = (int(value) for value in rng.integers(-most, most, size=2, endpoint=True))
-        if self.padding_fill == "mean":
-            result = np.empty(pixels.shape, dtype=np.float32)
-            result[:] = np.array(self.mean, dtype=np.float32) * np.float32(255)
-        else:
-            result = np.zeros(pixels.shape, dtype=np.float32)
-        rows, columns = height - abs(down), width - abs(right)
-        if rows > 0 and columns > 0:
-            to_y, from_y, to_x, from_x = max(down, 0), max(-down, 0), max(right, 0), max(-right, 0)
-            result[to_y : to_y + rows, to_x : to_x + columns] = pixels[
-                from_y : from_y + rows, from_x : from_x + columns
-            ]
+        result = np.empty(pixels.shape, dtype=np.float32)
+        # Whole lines at a time: NumPy is slow where its innermost loop is over three colours.
+        lines, source, border = result.reshape(height, -1), pixels.reshape(height, -1), self._border(width)
+        to_y, from_y, to_x, from_x = max(down, 0), max(-down, 0), 3 * max(right, 0), 3 * max(-right, 0)
+        rows, columns = max(height - abs(down), 0), max(3 * (width - abs(right)), 0)
+        lines[:to_y] = lines[to_y + rows :] = border
+        inside = lines[to_y : to_y + rows]
+        inside[:, :to_x], inside[:, to_x + columns :] = border[:to_x], border[to_x + columns :]
+        inside[:, to_x : to_x + columns] = source[from_y : from_y + rows, from_x : from_x + columns]
         return result
+
+    def _border(self, width: int) -> np.ndarray:
+        """A line of what padding fills with, (3 width,)."""
+        colour = np.array(self.mean if self.padding_fill == "mean" else (0, 0, 0), dtype=np.float32)
+        return np.tile(colour * np.float32(255), width)
 
     def recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Brightness, contrast, saturation and hue in a random order, values kept within 0 to 255 after
@@ -212,9 +282,11 @@ class TrainTransform(EvalTransform):
                 continue
             factor = np.float32(rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength))
             if step > 0:
-                grey = result @ _GREY
-                base = grey.mean() if step == 1 else grey[..., None]
-                result = factor * result + (1 - factor) * base
+                grey = result @ augment.GREY
+                base = (1 - factor) * (grey.mean() if step == 1 else grey)
+                result *= factor
+                for colour in range(3):  # NumPy is slow where its innermost loop is over three colours
+                    result[..., colour] += base
             else:
                 result *= factor
             np.clip(result, 0, 255, out=result)
@@ -223,17 +295,86 @@ class TrainTransform(EvalTransform):
     def erase(self, tensor: np.ndarray, rng: np.random.Generator) -> None:
         """Paint one random rectangle of a (3, H, W) array in place, or none after 100 misses."""
         height, width = tensor.shape[1:]
-        for _ in range(ERASING_TRIES):
-            area = rng.uniform(*self.erasing_area) * height * width
-            aspect = rng.uniform(self.erasing_aspect, 1 / self.erasing_aspect)
-            rows, columns = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
-            if rows < height and columns < width:
-                top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
-                fill = np.asarray(self.erasing_fill, dtype=np.float32)
-                tensor[:, top : top + rows, left : left + columns] = (
-                    fill[..., None, None] if fill.ndim else fill
-                )
-                return
+        size = augment.rectangle(rng, height, width, self.erasing_area, self.erasing_aspect)
+        if size is None:
+            return
+        rows, columns = size
+        top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+        tensor[:, top : top + rows, left : left + columns] = self._paint(rows, columns, rng)
+
+    def _paint(self, rows: int, columns: int, rng: np.random.Generator) -> np.ndarray:
+        """What is painted, in normalised units: broadcasts to (3, rows, columns)."""
+        fill = self.erasing_fill
+        if isinstance(fill, str):
+            if fill == "random":
+                return self.normalise(rng.random((rows, columns, 3), dtype=np.float32) * np.float32(255))
+            if fill == "black":
+                return self.normalise(np.zeros((1, 1, 3), dtype=np.float32))
+            fill = self.mean if fill == "mean_in_units" else 0.0
+        value = np.asarray(fill, dtype=np.float32)
+        return value[..., None, None] if value.ndim else value
+
+
+@dataclass(frozen=True)
+class ByModality:
+    """One transform for visible images and another for infrared ones, of the same size.
+
+    Attributes:
+        visible, infrared: such as two `TrainTransform`; see `without_colours`.
+
+    Raises:
+        ValueError: if they give images of different sizes.
+    """
+
+    visible: EvalTransform
+    infrared: EvalTransform
+
+    def __post_init__(self) -> None:
+        sizes = [(each.height, each.width) for each in (self.visible, self.infrared)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"ByModality: infrared: got size {sizes[1]}, expected {sizes[0]} as of visible")
+
+    @property
+    def height(self) -> int:
+        return self.visible.height
+
+    @property
+    def width(self) -> int:
+        return self.visible.width
+
+    @property
+    def resize(self):
+        return self.visible.resize
+
+    def of(self, modality: int) -> EvalTransform:
+        """The transform of an image: 0 visible, 1 infrared."""
+        return (self.visible, self.infrared)[modality]
+
+
+def without_colours(transform: TrainTransform, *, keep: Sequence[str] = ()) -> TrainTransform:
+    """The same transform without what changes colours: what an infrared image, whose channels are equal, gets.
+
+    `keep`: fields of it that stay, such as "brightness" and "contrast".
+    """
+    return replace(transform, **{name: 0.0 for name in COLOURS if name not in keep})
+
+
+# What a picture of infrared light has no use for, or what would colour it.
+COLOURS = ("brightness", "contrast", "saturation", "hue", "grey", "channel_exchange", "pca")
+_PROBABILITIES = ("flip", "erasing", "jitter", "translation", "patch", "grey", "channel_exchange", "pca")
+
+
+def _happens(probability: float, rng: np.random.Generator) -> bool:
+    """A draw, but only where there is something to decide."""
+    return probability > 0 and rng.random() < probability
+
+
+def mirror(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) with left and right exchanged; colour by colour, five times as fast as a copy of the reversed view."""
+    result = np.empty_like(pixels)
+    for colour in range(3):
+        result[..., colour] = pixels[:, ::-1, colour]
+    return result
 
 
 def turn_hue(pixels: np.ndarray, turn: float) -> np.ndarray:

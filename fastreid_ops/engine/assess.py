@@ -18,21 +18,24 @@ from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.engine.extract import Features, extract
 from fastreid_ops.engine.loop import summary
 from fastreid_ops.engine.run_folder import RunFolder
-from fastreid_ops.evaluation import Labels, Protocol, Result, evaluate_features, ranked_lists_from_features
+from fastreid_ops.evaluation import Draws, Result, Trials, ranked_lists_from_features
+from fastreid_ops.evaluation.by_protocol import TrialSides, evaluate_draws, trials
+from fastreid_ops.evaluation.rankings import Ranking, ranking_from_features, write_ranking
 
 
 @dataclass
 class EvalData:
-    """One evaluation set. `files` are the rows of queries and gallery, each file once, so that no image is
-    read twice.
+    """One evaluation set.
 
-    `query` and `gallery` are manifests; `loader` yields the images of `files`.
+    `query` and `gallery` are its manifests; `draws` has by the name of a result what the protocol makes of them:
+    one for a protocol, one for each member of a family. `files` are the rows that any of them looks at, each file
+    once, so that no image is read twice; `loader` yields their images. `labels` has the words beside each result.
     """
 
     name: str
-    label: str
+    labels: dict[str, str]
     note: str
-    protocol: Protocol
+    draws: dict[str, Draws]
     query: Manifest
     gallery: Manifest
     files: Manifest
@@ -41,19 +44,29 @@ class EvalData:
 
 @dataclass
 class Assessment:
-    """A result with what is needed to show it: the features and the rows behind them (without unreadable
-    images).
+    """A result with what is needed to show it: the features of the rows that have one (not the unreadable ones).
+
+    `query_rows` and `gallery_rows` are rows of `data.query` and `data.gallery`.
     """
 
+    name: str
     data: EvalData
-    result: Result
+    result: Result | Trials
     metric: str
-    query: Manifest
-    gallery: Manifest
     query_features: Tensor
     gallery_features: Tensor
-    query_labels: Labels
-    gallery_labels: Labels
+    query_rows: Tensor
+    gallery_rows: Tensor
+
+    @property
+    def draws(self) -> Draws:
+        return self.data.draws[self.name]
+
+    def first_trial(self) -> tuple[Result, TrialSides]:
+        """What can be shown query by query: the only trial, or the first."""
+        result = self.result.results[0] if isinstance(self.result, Trials) else self.result
+        features = self.query_features, self.gallery_features
+        return result, next(trials(self.draws, *features, self.query_rows, self.gallery_rows))
 
 
 def unique_files(query: Manifest, gallery: Manifest) -> Manifest:
@@ -64,8 +77,8 @@ def unique_files(query: Manifest, gallery: Manifest) -> Manifest:
             rows.setdefault(manifest.path[row], (manifest, row))
     first = [row for manifest, row in rows.values() if manifest is query]
     second = [row for manifest, row in rows.values() if manifest is gallery]
-    q, g = query.take(first), gallery.take(second)
-    return Manifest(query.root, q.path + g.path, q.pid + g.pid, q.camid + g.camid, q.split + g.split)
+    q, g = query.take(first).columns(), gallery.take(second).columns()
+    return Manifest(query.root, **{name: q[name] + g[name] for name in q if name in g})
 
 
 def assess(
@@ -77,15 +90,15 @@ def assess(
     flip: bool = False,
     channels_last: bool = False,
     check: Callable[[], None] = lambda: None,
-) -> Assessment:
-    """Evaluate `model` on one set; see `extract` for the arguments. Errors: ValueError if no query can be
-    evaluated.
+) -> dict[str, Assessment]:
+    """Evaluate `model` on one set, by the name of each result; see `extract` for the arguments. Errors:
+    ValueError if no query can be evaluated.
     """
     features = extract(model, data.loader, device, flip=flip, channels_last=channels_last, check=check)
     return _rank(data, features, metric)
 
 
-def assess_colour(data: EvalData, policy: BadImagePolicy) -> Assessment:
+def assess_colour(data: EvalData, policy: BadImagePolicy) -> dict[str, Assessment]:
     """Evaluate HSV-stripe histograms (`data.hsv`) on one set, Euclidean; files that `policy` lets pass are
     left out.
     """
@@ -101,41 +114,36 @@ def assess_colour(data: EvalData, policy: BadImagePolicy) -> Assessment:
     return _rank(data, Features(torch.stack(values), torch.tensor(rows)), "euclidean")
 
 
-def _rank(data: EvalData, features: Features, metric: str) -> Assessment:
+def _rank(data: EvalData, features: Features, metric: str) -> dict[str, Assessment]:
     place = {data.files.path[row]: i for i, row in enumerate(features.rows.tolist())}
-    sides = []
+    sides, rows = [], []
     for manifest in (data.query, data.gallery):
-        kept = manifest.take([row for row in range(len(manifest)) if manifest.path[row] in place])
-        if not len(kept):
+        kept = [row for row in range(len(manifest)) if manifest.path[row] in place]
+        if not kept:
             raise ValueError(
                 f"assess: {data.name}: got no readable image in the query or the gallery, expected some in "
                 "both"
             )
-        sides.append((kept, features.values[[place[path] for path in kept.path]]))
-    (query, query_features), (gallery, gallery_features) = sides
-    number = {pid: i for i, pid in enumerate(dict.fromkeys([*query.pid, *gallery.pid]))}
-    labels = [
-        Labels(torch.tensor([number[p] for p in m.pid]), torch.tensor(m.camid)) for m in (query, gallery)
-    ]
-    rows = query_features, gallery_features
-    result = evaluate_features(*rows, *labels, data.protocol, metric=metric)
-    return Assessment(data, result, metric, query, gallery, *rows, *labels)
+        rows.append(torch.tensor(kept))
+        sides.append(features.values[[place[manifest.path[row]] for row in kept]])
+    found = {}
+    for name, drawn in data.draws.items():
+        result = evaluate_draws(drawn, *sides, metric=metric, query_rows=rows[0], gallery_rows=rows[1])
+        found[name] = Assessment(name, data, result, metric, *sides, *rows)
+    return found
 
 
 def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
-    """The content of results/<set>.json: figures, every query, and the first `ranked` gallery entries of
-    each.
+    """The content of results/<name>.json: figures, every query, and the first `ranked` gallery entries of
+    each. Of several trials the figures are the means, queries and lists those of the first.
     """
-    data, result, query, gallery = assessment.data, assessment.result, assessment.query, assessment.gallery
-    lists = ranked_lists_from_features(
-        assessment.query_features,
-        assessment.gallery_features,
-        assessment.query_labels,
-        assessment.gallery_labels,
-        data.protocol,
-        ranked,
-        metric=assessment.metric,
+    data, mean, name = assessment.data, assessment.result, assessment.name
+    result, sides = assessment.first_trial()
+    query, gallery = (
+        manifest.take(rows.tolist())
+        for manifest, rows in ((data.query, sides.query_rows), (data.gallery, sides.gallery_rows))
     )
+    lists = ranked_lists_from_features(*sides[:4], result.protocol, ranked, metric=assessment.metric)
     queries, ranks = [], []
     for i, entries in enumerate(lists):
         queries.append(
@@ -160,15 +168,26 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
             for j, distance in zip(*entries, strict=True)
         ]
         ranks.append({"query": i, "gallery": shown})
+    note = data.note
+    several = {}
+    if isinstance(mean, Trials):
+        number = len(mean.results)
+        note = f"{note} Means over {number} trials; queries and ranked lists are those of the first.".strip()
+        several["trials"] = [
+            {"mAP": each.mAP, "mINP": each.mINP, "cmc": each.cmc, "counts": each.counts}
+            for each in mean.results
+        ]
     return {
-        "set": data.name,
-        "label": data.label,
-        "note": data.note,
+        "set": name,
+        "label": data.labels[name],
+        "note": note,
         "protocol": result.protocol.to_dict(),
-        "mAP": result.mAP,
-        "mINP": result.mINP,
-        "cmc": result.cmc,
+        "rules": result.protocol.describe(),
+        "mAP": mean.mAP,
+        "mINP": mean.mINP,
+        "cmc": mean.cmc,
         "counts": result.counts,
+        **several,
         "queries": queries,
         "ranked": ranks,
     }
@@ -177,11 +196,33 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
 def write_results(
     run: RunFolder, assessments: dict[str, Assessment], ranked: int, place: str = "results/{name}.json"
 ) -> list[Path]:
-    """One file for every set; `place` is its name in the run folder."""
-    return [
-        run.write_json(place.format(name=name), result_record(assessment, ranked))
-        for name, assessment in assessments.items()
+    """One file for every result, `place` its name in the run folder; and, for the sets whose protocol asks for it, a
+    ranking file in rankings/, one for all members of a family.
+    """
+    written = []
+    rankings: dict[str, list[Ranking]] = {}
+    for name, assessment in assessments.items():
+        written.append(run.write_json(place.format(name=name), result_record(assessment, ranked)))
+        if assessment.draws.protocol.ranking:
+            rankings.setdefault(assessment.data.name, []).append(_ranking(assessment))
+    for name, parts in rankings.items():
+        target = run / "rankings" / Path(place.format(name=name)).name
+        target.parent.mkdir(exist_ok=True)
+        written.append(write_ranking(target, *parts))
+    return written
+
+
+def _ranking(assessment: Assessment) -> Ranking:
+    _, sides = assessment.first_trial()
+    names = [
+        [manifest.path[row] for row in rows.tolist()]
+        for manifest, rows in (
+            (assessment.data.query, sides.query_rows),
+            (assessment.data.gallery, sides.gallery_rows),
+        )
     ]
+    top = assessment.draws.protocol.ranking
+    return ranking_from_features(sides.query, sides.gallery, *names, top, metric=assessment.metric)
 
 
 def table_row(system: str, name: str, label: str, figures: dict[str, float]) -> dict[str, Any]:

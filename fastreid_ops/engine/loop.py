@@ -133,9 +133,10 @@ def train_epoch(state: TrainState, tools: Tools, progress: Progress) -> None:
 def forward_backward(state: TrainState, tools: Tools, batch, group: int) -> dict[str, Tensor]:
     """Add one batch's gradients, its share being 1/group; returns the losses, detached."""
     layout = torch.channels_last if state.config.train.channels_last else torch.contiguous_format
+    labels = {name: getattr(batch, name, None) for name in ("pids", "modality", "clothes", "tracklet")}
     batch = batch._replace(
         images=batch.images.to(state.device, memory_format=layout, non_blocking=True),
-        pids=batch.pids.to(state.device, non_blocking=True),
+        **{n: v.to(state.device, non_blocking=True) for n, v in labels.items() if v is not None},
     )
     with state.autocast():
         losses = tools.step(state, batch)

@@ -153,7 +153,9 @@ def _write_manifests(folder: RunFolder, sets: list[EvalData], log: Log) -> None:
             folder / f"manifests/{data.name}.csv", absolute=True
         )
         counts = f"{len(data.query)} queries, {len(data.gallery)} gallery images"
-        log.say(f"evaluating on {data.name}: {counts}; {data.label}")
+        log.say(f"evaluating on {data.name}: {counts}; {next(iter(data.labels.values()))}")
+        for drawn in data.draws.values():
+            log.say(f"  {drawn.protocol.describe()}")
 
 
 def _saver(
@@ -179,7 +181,9 @@ def _baselines(
     """
     rows = {}
     if state.config.eval.hsv_stripes:
-        rows["HSV stripes"] = summaries({data.name: assess_colour(data, policy) for data in sets})
+        rows["HSV stripes"] = summaries(
+            {name: found for data in sets for name, found in assess_colour(data, policy).items()}
+        )
     if state.config.eval.untrained:
         results = tools.assess(state.final_model)
         rows["untrained"] = summaries(results)
@@ -206,10 +210,11 @@ def _finish(
     write_results(folder, results, state.config.eval.ranked)
     systems = {**folder.read_json("baselines.json"), "trained": summaries(results)}
     rows = [
-        table_row(system, data.name, data.label, figures[data.name])
+        table_row(system, name, label, figures[name])
         for data in sets
+        for name, label in data.labels.items()
         for system, figures in systems.items()
-        if data.name in figures
+        if name in figures
     ]
     folder.write_json("results/table.json", {"rows": rows})
     digest = export_weights(state, folder / "weights.safetensors")

@@ -10,19 +10,21 @@ import torch
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
-from fastreid_ops.data.datasets import describe_dataset, read_dataset
+from fastreid_ops.config.check import result_names
+from fastreid_ops.data.datasets import describe_dataset, gallery_permutations, read_dataset
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.data.samplers import PKBatches, ShuffledBatches
-from fastreid_ops.data.transforms import EvalTransform, TrainTransform
+from fastreid_ops.data.transforms import EvalTransform
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
+from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
 from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
-from fastreid_ops.evaluation.protocols import protocol
+from fastreid_ops.evaluation.draws import draw
+from fastreid_ops.evaluation.protocols import protocols
 from fastreid_ops.models import create_model
 from fastreid_ops.models.weights import load_weights
 
@@ -38,9 +40,9 @@ def eval_manifest(item: EvalSet, training: Manifest) -> Manifest:
 
 
 def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImagePolicy) -> EvalData:
-    """An evaluation set from the query and gallery rows of `manifest`.
+    """An evaluation set from the query and gallery rows of `manifest`, drawn as its protocol says.
 
-    Errors: ConfigError if there are none.
+    Errors: ConfigError if there are none, or not what the protocol looks at.
     """
     query, gallery = manifest.select("query"), manifest.select("gallery")
     if not len(query) or not len(gallery):
@@ -49,52 +51,49 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
             "some of both; "
             "name a data set that has them, or take the set out"
         )
-    files = unique_files(query, gallery)
+    dataset = item.dataset or config.data.dataset
+    label, note = describe_dataset(dataset)
+    label, note = item.label or label, item.note or note
+    found = protocols(item.protocol, **item.protocol_options)
+    names = result_names(item)
+    labels = {
+        name: label if len(names) == 1 else f"{label}, {p.name}" for name, p in zip(names, found, strict=True)
+    }
+    table = None
+    if any(each.draw_seeding == "official" for each in found):
+        root = item.root if item.dataset is not None else config.data.root
+        table = gallery_permutations(dataset, root)
+    try:
+        draws = {name: draw(p, query, gallery, table) for name, p in zip(names, found, strict=True)}
+    except ValueError as error:
+        raise ConfigError(f"eval.sets: {item.name}: {error}") from error
+    if len({*query.pid, *gallery.pid}) == 1:
+        note = f"{note} One identity only: every image is a match, and the figures say nothing.".strip()
+    used = [sorted({row for each in draws.values() for row in each.rows()[side]}) for side in (0, 1)]
+    files = unique_files(query.take(used[0]), gallery.take(used[1]))
     size = config.data
     transform = EvalTransform(size.height, size.width, tuple(size.mean), tuple(size.std))
     loader = EvalLoader(
         files, transform, config.eval.batch_size, size.workers, policy, cache_images=size.cache_images
     )
-    label, note = describe_dataset(item.dataset or size.dataset)
-    return EvalData(
-        item.name,
-        item.label or label,
-        item.note or note,
-        protocol(item.protocol),
-        query,
-        gallery,
-        files,
-        loader,
-    )
+    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
 
 
 def train_loader(
     config: Config, manifest: Manifest, label_map: dict[Any, int], policy: BadImagePolicy
 ) -> TrainLoader:
-    """Batches (P people x K images, or shuffled) over the training rows, augmented as the `data` section
-    says.
-    """
-    data = config.data
+    """Batches over the training rows as `data.sampler` says, augmented as the `data` section says."""
+    data, seed = config.data, config.train.seed
     labels = manifest.labels(label_map)
-    seed, each = config.train.seed, data.images_per_id
-    if each is None:
-        batches = ShuffledBatches(len(labels), data.batch_size, seed)
-    else:
-        batches = PKBatches(labels, data.batch_size // each, each, seed, remainder=data.remainder)
-    transform = TrainTransform(
-        data.height,
-        data.width,
-        tuple(data.mean),
-        tuple(data.std),
-        crop_padding=data.crop_padding,
-        flip=data.flip,
-        erasing=data.erasing,
-        brightness=data.brightness,
-        contrast=data.contrast,
-        saturation=data.saturation,
-    )
     return TrainLoader(
-        manifest, labels, batches, transform, seed, data.workers, policy, cache_images=data.cache_images
+        manifest,
+        labels,
+        build_batches(config, manifest, labels),
+        build_transform(data, manifest),
+        seed,
+        data.workers,
+        policy,
+        cache_images=data.cache_images,
     )
 
 
@@ -132,7 +131,7 @@ def build_state(
 def assessor(
     sets: list[EvalData], config: Config, device: torch.device, check: Callable[[], None] = lambda: None
 ) -> Callable[[nn.Module], dict[str, Assessment]]:
-    """A function that evaluates a model on every set, as the `eval` section says."""
+    """A function that evaluates a model on every set, as the `eval` section says; by the name of each result."""
     one = partial(
         assess,
         device=device,
@@ -141,4 +140,4 @@ def assessor(
         channels_last=config.train.channels_last,
         check=check,
     )
-    return lambda model: {data.name: one(model, data) for data in sets}
+    return lambda model: {name: found for data in sets for name, found in one(model, data).items()}

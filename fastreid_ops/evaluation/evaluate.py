@@ -34,7 +34,8 @@ def evaluate(
     distance: Tensor, query: Labels, gallery: Labels, protocol: str | Protocol = "market1501"
 ) -> Result:
     """The figures of a (Q, G) distance matrix (small = close) under a protocol, with the result of every
-    query.
+    query. Rows and columns are taken as given: what the protocol selects, draws or pools is the caller's here
+    (`evaluate_protocol` does it), and the result's protocol comes without it.
 
     Shapes, NaN, Ties, Determinism, Memory: as `fastreid_ops.rank_metrics`, which does the work.
 
@@ -154,7 +155,7 @@ def arguments(rules: Protocol, query: Labels, gallery: Labels) -> dict[str, obje
 
 def as_result(found: RankMetrics, rules: Protocol, gallery: int) -> Result:
     return Result(
-        protocol=rules,
+        protocol=rules.rows_as_given(),
         gallery=gallery,
         mAP=found.mAP.item(),
         mINP=found.mINP.item(),

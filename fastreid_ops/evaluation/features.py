@@ -44,7 +44,7 @@ def evaluate_features(
     group: Any = None,
 ) -> Result:
     """The figures of two sets of features under a protocol, with the result of every query: `evaluate` without its
-    (Q, G) matrix, and with the order of float64 distances.
+    (Q, G) matrix, and with the order of float64 distances. Rows are taken as given, as there.
 
     Shapes, NaN, Ties, Determinism, Memory: as `fastreid_ops.rank_features`, which does the work; ``metric``,
     ``progress`` and ``group`` too.

@@ -1,206 +1,141 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protocols as data: everything that two papers may do differently is a field, and is printed with every
-result."""
+"""Every protocol by its name, as data; docs/protocols.md has where each comes from and what other code does."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import replace
 from typing import Any
 
-_CHOICES = {
-    "ap": ("step", "trapezoid"),
-    "ties": ("gallery_index",),
-    "camera_rule": ("same_pid", "none", "same_camera"),
-    "clothes_rule": ("any", "cross", "same"),
-    "cmc": ("first_hit", "unique_pid", "all_hits", "single_gallery_shot"),
-    "invalid": ("skip", "zero"),
-}
-_WORDS = {
-    "ap": {"step": "AP = mean of n/r_n", "trapezoid": "AP by trapezoids"},
-    "ties": {"gallery_index": "ties by gallery index"},
-    "camera_rule": {
-        "same_pid": "same pid under the same camera is dropped",
-        "none": "nothing is dropped for its camera",
-        "same_camera": "everything under the same camera is dropped",
-    },
-    "clothes_rule": {
-        "any": "clothes are not looked at",
-        "cross": "same pid in the same clothes is dropped",
-        "same": "same pid in other clothes is dropped",
-    },
-    "cmc": {
-        "first_hit": "CMC of the first match",
-        "unique_pid": "CMC of the first match among distinct pids",
-        "all_hits": "CMC of every match, 1/P each",
-        "single_gallery_shot": "CMC of galleries with one image of each pid",
-    },
-    "invalid": {"skip": "queries without a match are left out", "zero": "queries without a match count as 0"},
-}
+from fastreid_ops.evaluation._protocol import Protocol
 
+__all__ = ["FAMILIES", "PROTOCOLS", "Protocol", "protocol", "protocols"]
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a distance matrix becomes figures.
-
-    Attributes:
-        name: what it is called in configurations and results.
-        ap: average precision as "step" (n/r_n at each match; torchreid, fast-reid and most papers) or
-            "trapezoid" (the scripts of Market-1501 and CUHK03-NP, up to 1 point lower on Market-1501, up to 3
-            on CUHK03-NP).
-        ties: order of equal distances; "gallery_index".
-        camera_rule: "same_pid" drops gallery entries with the query's pid and the query's camid,
-            "same_camera" those with the query's camid whatever their pid, "none" nothing.
-        max_rank: length of the CMC.
-        clothes_rule: of the entries with the query's pid, "cross" drops those in the query's clothes, "same"
-            those in other clothes, "any" nothing.
-        cmc: "first_hit", "unique_pid", "all_hits" or "single_gallery_shot"; see `fastreid_ops.rank_metrics`.
-        repeats: random galleries for each query with "single_gallery_shot"; 0 for the expectation over all.
-        seed: of those galleries.
-        invalid: what queries without a match are: "skip" leaves them out of the means, "zero" counts them.
-        junk_pids: pids whose gallery entries are dropped for every query.
-        camera_aliases: (from, to) pairs: these camids of either side are renamed before the rule is applied.
-
-    Raises:
-        ValueError, TypeError: a field that is none of these, named.
-    """
-
-    name: str
-    ap: str = "step"
-    ties: str = "gallery_index"
-    camera_rule: str = "same_pid"
-    max_rank: int = 50
-    clothes_rule: str = "any"
-    cmc: str = "first_hit"
-    repeats: int = 0
-    seed: int = 0
-    invalid: str = "skip"
-    junk_pids: tuple[int, ...] = ()
-    camera_aliases: tuple[tuple[int, int], ...] = ()
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise TypeError(f"Protocol: name: got {self.name!r}, expected a non-empty string")
-        for field, choices in _CHOICES.items():
-            value = getattr(self, field)
-            if value not in choices:
-                expected = " or ".join(repr(choice) for choice in choices)
-                raise ValueError(f"Protocol: {field}: got {value!r}, expected {expected}")
-        for field, least in (("max_rank", 1), ("repeats", 0), ("seed", 0)):
-            value = getattr(self, field)
-            if not _integers([value]) or value < least:
-                raise ValueError(f"Protocol: {field}: got {value!r}, expected an int of at least {least}")
-        if self.repeats and self.cmc != "single_gallery_shot":
-            raise ValueError(
-                f"Protocol: repeats: got {self.repeats}, expected 0 for cmc={self.cmc!r}, which draws nothing"
-            )
-        if not isinstance(self.junk_pids, tuple) or not _integers(self.junk_pids):
-            raise TypeError(f"Protocol: junk_pids: got {self.junk_pids!r}, expected a tuple of ints")
-        pairs = self.camera_aliases
-        if not isinstance(pairs, tuple) or not all(
-            isinstance(pair, tuple) and len(pair) == 2 and _integers(pair) for pair in pairs
-        ):
-            raise TypeError(
-                f"Protocol: camera_aliases: got {pairs!r}, expected a tuple of (camid, camid) tuples"
-            )
-        names = [old for old, _ in pairs]
-        if len(set(names)) != len(names) or {new for _, new in pairs} & set(names):
-            raise ValueError(
-                f"Protocol: camera_aliases: got {pairs!r}, expected each camid renamed once, to one that is not"
-            )
-
-    @property
-    def needs_cameras(self) -> bool:
-        return self.camera_rule != "none"
-
-    @property
-    def needs_clothes(self) -> bool:
-        return self.clothes_rule != "any"
-
-    def rules(self) -> dict[str, Any]:
-        """The keyword arguments of `fastreid_ops.rank_metrics`, all but the clothes. Aliases of cameras are the
-        caller's."""
-        kept = ("camera_rule", "clothes_rule", "junk_pids", "ap", "cmc", "seed", "invalid", "max_rank")
-        return {**{name: getattr(self, name) for name in kept}, "repeats": self.repeats or None}
-
-    def describe(self) -> str:
-        """One line with every field, for logs, tables and figures; fields that do nothing are left out."""
-        always = ("camera_rule", "ap", "ties")
-        words = [_WORDS[field][getattr(self, field)] for field in always]
-        defaults = {field.name: field.default for field in fields(self)}
-        for field in ("clothes_rule", "invalid", "cmc"):
-            if getattr(self, field) != defaults[field]:
-                words.append(_WORDS[field][getattr(self, field)])
-        if self.cmc == "single_gallery_shot":
-            drawn = f"{self.repeats} random ones, seed {self.seed}" if self.repeats else "all of them"
-            words[-1] += f" ({drawn})"
-        elif self.seed:
-            words.append(f"seed {self.seed}")
-        if self.junk_pids:
-            words.append(f"pids {', '.join(map(str, self.junk_pids))} are dropped")
-        words.extend(f"camera {old} counts as {new}" for old, new in self.camera_aliases)
-        return f"protocol {self.name}: {', '.join(words)}, CMC to rank {self.max_rank}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain strings, numbers and lists."""
-        values = asdict(self)
-        pairs = [list(pair) for pair in self.camera_aliases]
-        return {**values, "junk_pids": list(self.junk_pids), "camera_aliases": pairs}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Protocol:
-        """The inverse of `to_dict`. Missing fields have their defaults, as in files older than the field; unknown
-        fields are errors, since a result read without them would be another one."""
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown or "name" not in values:
-            got = f"unknown {', '.join(unknown)}" if unknown else "no name"
-            raise ValueError(f"Protocol: fields: got {got}, expected {', '.join(known)}")
-        values = dict(values)
-        if isinstance(values.get("junk_pids"), list):
-            values["junk_pids"] = tuple(values["junk_pids"])
-        if isinstance(values.get("camera_aliases"), list):
-            pairs = values["camera_aliases"]
-            values["camera_aliases"] = tuple(
-                tuple(pair) if isinstance(pair, list) else pair for pair in pairs
-            )
-        return cls(**values)
-
-
-def _integers(values: Iterable[object]) -> bool:
-    return all(isinstance(value, int) and not isinstance(value, bool) for value in values)
-
+# Camids count from 0: camera 1 of a paper is 0 here.
+_MARKET = Protocol("market1501")
+_CUHK03 = Protocol("cuhk03", cmc="single_gallery_shot")
+_CROSS = Protocol("clothes_changing", clothes_rule="cross")
+_SAME = Protocol("same_clothes", clothes_rule="same")
+# Query: everything infrared (cameras 3 and 6). Cameras 2 and 3 stand in one place.
+_SYSU = Protocol(
+    "sysu_mm01",
+    camera_rule="same_camera",
+    camera_aliases=((2, 1),),
+    cmc="unique_pid",
+    max_rank=20,
+    query_modality="infrared",
+    gallery_modality="visible",
+    gallery_draw="pid_camera",
+    trials=10,
+    draw_seeding="official",
+)
+_LLCM = Protocol(
+    "llcm_vis2nir",
+    cmc="unique_pid",
+    max_rank=20,
+    query_modality="visible",
+    gallery_modality="infrared",
+    gallery_draw="pid_camera",
+    trials=10,
+)
+_REGDB = Protocol(
+    "regdb_visible2thermal",
+    camera_rule="none",
+    max_rank=20,
+    query_modality="visible",
+    gallery_modality="infrared",
+    splits=10,
+)
+# Gallery: camera A. Query: camera B in the same clothes, camera C in others.
+_PRCC = Protocol("prcc_same_clothes", query_cameras=(1,), gallery_cameras=(0,))
+_PRCC_CROSS = replace(_PRCC, name="prcc_cross_clothes", query_cameras=(2,))
+# One gallery image of each pid, ten times, from one stream of numbers.
+_SINGLE_SHOT = {"gallery_draw": "pid", "trials": 10, "draw_seeding": "once", "draw_seed": 3}
+_MARS = Protocol("mars", tracklets="mean")
+_NAIC = Protocol("naic_undivided", camera_rule="none", ranking=200)
+_RANDOM_GALLERY = Protocol("random_gallery", camera_rule="none", gallery_draw="pid_rest_query", trials=10)
 
 PROTOCOLS = {
     made.name: made
     for made in (
         # torchreid, fast-reid, TransReID and most papers, on any data set with cameras.
-        Protocol("market1501"),
-        Protocol("no_camera", camera_rule="none"),
+        _MARKET,
+        replace(_MARKET, name="no_camera", camera_rule="none"),
         # The MATLAB script of Market-1501 and CUHK03-NP and its ports: -1 are boxes that are no person.
-        Protocol("market1501_trapezoid", ap="trapezoid", junk_pids=(-1,), invalid="zero"),
-        # Classic CUHK03 as torchreid and fast-reid do it; theirs draw 10 galleries, this is their expectation.
-        Protocol("cuhk03", cmc="single_gallery_shot"),
-        # LTCC and CCVID, clothes-changing and same-clothes.
-        Protocol("clothes_changing", clothes_rule="cross"),
-        Protocol("same_clothes", clothes_rule="same"),
-        # PRCC: gallery camera A; queries camera B in the same, camera C in other clothes: the lists say which.
-        Protocol("prcc"),
-        # Cameras 2 and 3 stand in one place.
-        Protocol(
-            "sysu_mm01",
-            camera_rule="same_camera",
-            camera_aliases=((3, 2),),
-            cmc="unique_pid",
-            max_rank=20,
+        replace(_MARKET, name="market1501_trapezoid", ap="trapezoid", junk_pids=(-1,), invalid="zero"),
+        # Classic CUHK03: the expectation over all galleries, and the draws of old and new torchreid.
+        _CUHK03,
+        replace(_CUHK03, name="cuhk03_100", repeats=100),
+        replace(_CUHK03, name="cuhk03_10", repeats=10),
+        _SYSU,
+        replace(_SYSU, name="sysu_mm01_multishot", shots=10),
+        replace(_SYSU, name="sysu_mm01_indoor", gallery_cameras=(0, 1)),
+        replace(_SYSU, name="sysu_mm01_indoor_multishot", gallery_cameras=(0, 1), shots=10),
+        _LLCM,
+        replace(_LLCM, name="llcm_nir2vis", query_modality="infrared", gallery_modality="visible"),
+        # What LLCM's own repository computes for VIS to NIR: the drawn NIR images search all VIS images.
+        replace(
+            _LLCM,
+            name="llcm_vis2nir_transposed",
+            query_modality="infrared",
+            gallery_modality="visible",
+            query_draw="pid_camera",
+            gallery_draw="all",
         ),
-        Protocol("llcm", cmc="unique_pid", max_rank=20),
-        Protocol("regdb", camera_rule="none", max_rank=20),
+        _REGDB,
+        replace(_REGDB, name="regdb_thermal2visible", query_modality="infrared", gallery_modality="visible"),
+        # Any data set with clothes: LTCC's and CCVID's two ways to drop entries.
+        _CROSS,
+        _SAME,
+        _PRCC,
+        _PRCC_CROSS,
+        replace(_PRCC, name="prcc_same_clothes_single", **_SINGLE_SHOT),
+        replace(_PRCC_CROSS, name="prcc_cross_clothes_single", **_SINGLE_SHOT),
+        replace(_MARKET, name="ltcc_standard"),
+        replace(_CROSS, name="ltcc_clothes_changing"),
+        # All cameras; cameras 2 and 3, where clothes stay; cameras 3 and 4, where they change.
+        replace(_MARKET, name="vcclothes_all"),
+        replace(_MARKET, name="vcclothes_same_clothes", query_cameras=(1, 2), gallery_cameras=(1, 2)),
+        replace(_MARKET, name="vcclothes_cross_clothes", query_cameras=(2, 3), gallery_cameras=(2, 3)),
+        # The sources write the tracklet where the camera belongs, and so does the reader. The second is for manifests
+        # with cameras in that place and a column of tracklets.
+        replace(_MARKET, name="deepchange"),
+        replace(_MARKET, name="deepchange_tracklet_column", camera_column="tracklet"),
+        # Video: a tracklet is one entry. CCVID scales the mean of its clips to length one.
+        _MARS,
+        replace(_MARS, name="ccvid_standard", normalise_tracklets=True),
+        replace(_MARS, name="ccvid_clothes_changing", clothes_rule="cross", normalise_tracklets=True),
+        # Each lighting half of the test set is ranked within itself.
+        _NAIC,
+        *(
+            replace(_NAIC, name=f"naic_{half}", query_modality=half, gallery_modality=half)
+            for half in ("green", "normal")
+        ),
+        # VehicleID: one random image of each id is the gallery. The second keeps Market-1501's camera rule, for sets
+        # with cameras (VeRi).
+        _RANDOM_GALLERY,
+        replace(_RANDOM_GALLERY, name="random_gallery_cross_camera", camera_rule="same_pid"),
         # Open-ReID, cmc(first_match_break=False), and its cuhk03 preset. Its AP is tie-aware, this is not.
         Protocol("openreid_allshots", cmc="all_hits", max_rank=100),
         Protocol("openreid_cuhk03", camera_rule="same_camera", cmc="single_gallery_shot", max_rank=100),
     )
+}
+
+# What a paper reports side by side.
+FAMILIES = {
+    "sysu_mm01_family": (
+        "sysu_mm01",
+        "sysu_mm01_multishot",
+        "sysu_mm01_indoor",
+        "sysu_mm01_indoor_multishot",
+    ),
+    "llcm": ("llcm_vis2nir", "llcm_nir2vis"),
+    "regdb": ("regdb_visible2thermal", "regdb_thermal2visible"),
+    "prcc": ("prcc_same_clothes", "prcc_cross_clothes"),
+    "ltcc": ("ltcc_standard", "ltcc_clothes_changing"),
+    "vcclothes": ("vcclothes_all", "vcclothes_same_clothes", "vcclothes_cross_clothes"),
+    "naic": ("naic_green", "naic_normal"),
+    "ccvid": ("ccvid_standard", "ccvid_clothes_changing"),
 }
 
 
@@ -208,14 +143,38 @@ def protocol(name: str | Protocol) -> Protocol:
     """The protocol of that name; a Protocol is returned as it is.
 
     Raises:
-        ValueError: no such name; the message has the nearest one.
+        ValueError: no such name; the message has the nearest one, or the members of a family.
     """
     if isinstance(name, Protocol):
         return name
     if not isinstance(name, str):
         raise TypeError(f"protocol: name: got {type(name).__name__}, expected a name or a Protocol")
+    if name in FAMILIES:
+        members = " or ".join(FAMILIES[name])
+        raise ValueError(f"protocol: name: got {name!r}, a family of several, expected {members}")
     if name not in PROTOCOLS:
-        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
+        near = difflib.get_close_matches(name, [*PROTOCOLS, *FAMILIES], n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ValueError(f"protocol: name: got {name!r}, expected {' or '.join(PROTOCOLS)}{hint}")
     return PROTOCOLS[name]
+
+
+def protocols(name: str | Protocol, /, **changes: Any) -> tuple[Protocol, ...]:
+    """The protocols of a family, or the one of that name.
+
+    Args:
+        changes: fields of `Protocol` to have otherwise, lists for tuples; the name of a changed protocol says so.
+
+    Raises:
+        ValueError, TypeError: no such name; a field that is none, or a value that it does not take.
+    """
+    known = isinstance(name, str) and name in FAMILIES
+    found = [PROTOCOLS[member] for member in FAMILIES[name]] if known else [protocol(name)]
+    if not changes:
+        return tuple(found)
+    words = ", ".join(f"{field}={value}" for field, value in sorted(changes.items()))
+    if "name" in changes:
+        raise ValueError(f"protocols: changes: got name={changes['name']!r}, expected other fields")
+    return tuple(
+        Protocol.from_dict({**made.to_dict(), **changes, "name": f"{made.name} ({words})"}) for made in found
+    )

@@ -32,10 +32,8 @@ class DEE(nn.Module):
             self.add_module(f"FC{branch}", nn.Conv2d(hidden, channels, 1))
         self.dropout = nn.Dropout(dropout)
         for conv in self.children():
-            if isinstance(conv, nn.Conv2d):
+            if isinstance(conv, nn.Conv2d):  # the biases stay at torch's own values, as in the public code
                 nn.init.kaiming_normal_(conv.weight, mode="fan_in")
-                if conv.bias is not None:
-                    nn.init.zeros_(conv.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         first_map("DEE", x, self.channels)

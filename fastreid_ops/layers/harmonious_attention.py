@@ -201,7 +201,13 @@ class HarmAttn(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         first_map("HarmAttn", x, self.hard_attn.fc.in_features)
-        values = attention_pool(x, channel=("avg",), spatial=("avg",))
-        theta = self.hard_attn.from_mean(values.channel_avg)
-        gated = attention_gate(x, **self.soft_attn.logits(values)._asdict(), activation=_ACTIVATION)
-        return gated, theta
+        theta: list[Tensor] = []
+
+        def network(values: Statistics) -> Gate:
+            theta.append(self.hard_attn.from_mean(values.channel_avg))
+            return self.soft_attn.logits(values)
+
+        gated = spatial_channel_attention(
+            x, network, channel=("avg",), spatial=("avg",), activation=_ACTIVATION
+        )
+        return gated, theta[0]

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Argument checks shared by the losses; messages read ``loss: argument: got X, expected Y``."""
+"""Argument checks of the losses, on those of the ops; messages read ``loss: argument: got X, expected Y``.
+
+What looks at the content of labels (`class_range`, `two_identities`, `every_row`) is left out where there is none to
+look at: under torch.compile, torch.export and vmap, and on the meta device.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from fastreid_ops.ops import _checks as ops
+
+tensor, same_device, has_values = ops.tensor, ops.same_device, ops.has_values
 
 
 def number(
@@ -24,7 +32,7 @@ def number(
     """A finite number inside the limits, as float; a bool, a tensor or a word is none."""
     word = f" or {or_word!r}" if or_word else ""
     if isinstance(value, bool) or not isinstance(value, (int, float, str) if or_word else (int, float)):
-        raise TypeError(f"{loss}: {argument}: got {type(value).__name__}, expected a number{word}")
+        raise TypeError(ops.message(loss, argument, type(value).__name__, f"a number{word}"))
     limits = (
         ("of at least", at_least, lambda v, limit: v >= limit),
         ("above", above, lambda v, limit: v > limit),
@@ -39,7 +47,7 @@ def number(
     if not inside:
         text = " and ".join(f"{name} {limit:g}" for name, limit, _ in limits if limit is not None)
         raise ValueError(
-            f"{loss}: {argument}: got {value!r}, expected a finite number{text and f' {text}'}{word}"
+            ops.message(loss, argument, repr(value), f"a finite number{text and f' {text}'}{word}")
         )
     return float(value)
 
@@ -53,29 +61,34 @@ def margin_or_soft(loss: str, value: float | str) -> float | str:
 
 def count(loss: str, argument: str, value: int) -> int:
     """An int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{loss}: {argument}: got {type(value).__name__}, expected an int")
-    if value < 1:
-        raise ValueError(f"{loss}: {argument}: got {value}, expected an int of at least 1")
+    ops.positive_int(loss, argument, value)
     return value
 
 
 def choice(loss: str, argument: str, value: str, choices: Sequence[str]) -> str:
     """One of the words."""
-    if value not in choices:
-        raise ValueError(f"{loss}: {argument}: got {value!r}, expected one of {', '.join(choices)}")
+    ops.choice(loss, argument, value, choices)
     return value
 
 
+def flag(loss: str, argument: str, value: bool) -> bool:
+    """True or False; the word 'false' of a configuration file is neither."""
+    ops.flag(loss, argument, value)
+    return value
+
+
+def floating(loss: str, argument: str, value: Tensor) -> None:
+    """A dense floating tensor."""
+    ops.tensor(loss, argument, value)
+    ops.floating(loss, argument, value)
+
+
 def rows(loss: str, argument: str, value: Tensor) -> None:
-    """A floating (B, D) tensor, B and D at least 1."""
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{loss}: {argument}: got {type(value).__name__}, expected a torch.Tensor")
-    if not value.is_floating_point():
-        raise TypeError(f"{loss}: {argument}: got {value.dtype}, expected a floating dtype")
+    """A dense floating (B, D) tensor, B and D at least 1."""
+    floating(loss, argument, value)
     if value.dim() != 2 or 0 in value.shape:
         raise ValueError(
-            f"{loss}: {argument}: got shape {tuple(value.shape)}, expected (B, D), both at least 1"
+            ops.message(loss, argument, f"shape {tuple(value.shape)}", "(B, D), both at least 1")
         )
 
 
@@ -84,65 +97,70 @@ def like(loss: str, argument: str, value: Tensor, other: Tensor, of: str) -> Non
     rows(loss, argument, value)
     if value.shape != other.shape:
         raise ValueError(
-            f"{loss}: {argument}: got shape {tuple(value.shape)}, expected {tuple(other.shape)}, that of {of}"
+            ops.message(loss, argument, f"shape {tuple(value.shape)}", f"{tuple(other.shape)}, that of {of}")
         )
-    same_device(loss, argument, value, other, of)
+    same_device(loss, argument, value, of, other)
 
 
-def same_device(loss: str, argument: str, value: Tensor, other: Tensor, of: str) -> None:
-    """The device of another argument."""
-    if value.device != other.device:
-        raise ValueError(f"{loss}: {argument}: got device {value.device}, expected {other.device} of {of}")
+def width(loss: str, argument: str, value: Tensor, state: Tensor, size: int, of: str) -> None:
+    """Rows of the width of a module's own tensor, on its device."""
+    if value.shape[1] != size:
+        raise ValueError(ops.message(loss, argument, f"width {value.shape[1]}", f"{size}, that of {of}"))
+    same_device(loss, argument, value, of, state)
 
 
 def rows_and_labels(
     loss: str, argument: str, value: Tensor, labels: Tensor, *, labels_name: str = "labels"
 ) -> None:
     """`rows`, with int64 labels (B,) on the same device."""
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"{loss}: {labels_name}: got {type(labels).__name__}, expected a torch.Tensor")
     rows(loss, argument, value)
-    if labels.dtype != torch.int64:
-        raise TypeError(f"{loss}: {labels_name}: got {labels.dtype}, expected torch.int64")
+    ops.tensor(loss, labels_name, labels)
+    ops.dtype(loss, labels_name, labels, (torch.int64,))
     if labels.shape != value.shape[:1]:
         raise ValueError(
-            f"{loss}: {labels_name}: got shape {tuple(labels.shape)}, expected ({value.shape[0]},)"
+            ops.message(loss, labels_name, f"shape {tuple(labels.shape)}", f"({value.shape[0]},)")
         )
-    same_device(loss, labels_name, labels, value, argument)
+    same_device(loss, labels_name, labels, argument, value)
 
 
 def class_range(loss: str, argument: str, labels: Tensor, classes: int) -> None:
     """Every label in 0..classes - 1."""
+    if not ops.has_values(labels):
+        return
     low, high = (int(v) for v in torch.stack(labels.aminmax()).tolist())
     if low < 0 or high >= classes:
-        got = low if low < 0 else high
-        raise ValueError(
-            f"{loss}: {argument}: got {got}, expected 0..{classes - 1} for {classes} classes; "
-            "identities must be relabelled to 0..K - 1 (Manifest.label_map)"
+        want = (
+            f"0..{classes - 1} for {classes} classes; identities must be relabelled to 0..K - 1 "
+            "(Manifest.label_map)"
         )
+        raise ValueError(ops.message(loss, argument, low if low < 0 else high, want))
 
 
-def class_labels(loss: str, logits: Tensor, labels: Tensor, *, check_range: bool) -> None:
+def class_labels(loss: str, argument: str, logits: Tensor, labels: Tensor, *, check_range: bool) -> None:
     """`rows_and_labels`, and every label in 0..K - 1 for logits (B, K)."""
-    rows_and_labels(loss, "logits", logits, labels)
+    rows_and_labels(loss, argument, logits, labels)
     if check_range:
         class_range(loss, "labels", labels, logits.shape[1])
 
 
 def two_identities(loss: str, labels: Tensor) -> None:
     """At least two different labels."""
-    if bool((labels == labels[0]).all()):
-        raise ValueError(
-            f"{loss}: labels: got one identity in a batch of {len(labels)}, expected at least 2; "
-            "draw batches of P identities x K images with P of at least 2"
-        )
+    if ops.has_values(labels) and bool((labels == labels[0]).all()):
+        want = "at least 2; draw batches of P identities x K images with P of at least 2"
+        raise ValueError(ops.message(loss, "labels", f"one identity in a batch of {len(labels)}", want))
+
+
+def finite(loss: str, argument: str, value: Tensor) -> None:
+    """No NaN and no Inf in a (B, D) tensor; the message names the first row that holds one and their number."""
+    if ops.has_values(value) and not bool(value.detach().isfinite().all()):
+        bad = (~value.detach().isfinite()).any(1).nonzero().flatten()
+        got = f"NaN or Inf in {len(bad)} of {len(value)} rows (the first is row {int(bad[0])})"
+        raise ValueError(ops.message(loss, argument, got, "finite numbers"))
 
 
 def every_row(loss: str, argument: str, holds: Tensor, expected: str) -> None:
     """True in every row of a bool (B,) tensor; the message names the first row that fails and their number."""
-    if not bool(holds.all()):
+    if ops.has_values(holds) and not bool(holds.all()):
         failing = (~holds).nonzero().flatten()
-        raise ValueError(
-            f"{loss}: {argument}: got {len(failing)} of {len(holds)} rows without {expected} "
-            f"(the first is row {int(failing[0])}), expected one for every row"
-        )
+        got = f"{len(failing)} of {len(holds)} rows without {expected} (the first is row {int(failing[0])})"
+        raise ValueError(ops.message(loss, argument, got, "one for every row"))

@@ -21,16 +21,17 @@ def unit_rows(value: Tensor) -> Tensor:
     """
     value = full(value)
     norm = torch.linalg.vector_norm(value, dim=-1, keepdim=True)
-    zero = norm == 0
-    return (value / norm.masked_fill(zero, 1)).masked_fill(zero, 0)
+    return value / norm.masked_fill(norm == 0, torch.inf)  # 0 / inf is 0, and so is its gradient
 
 
 def cosine_logits(features: Tensor, weight: Tensor) -> Tensor:
     """Cosines (B, K) of features (B, D) with class rows (K, D), never in half precision, under autocast neither."""
     with torch.autocast(features.device.type, enabled=False):
-        features, weight = unit_rows(features), unit_rows(weight)
+        features, weight = unit_rows(features), full(weight)
         dtype = torch.promote_types(features.dtype, weight.dtype)
-        return F.linear(features.to(dtype), weight.to(dtype))
+        norm = torch.linalg.vector_norm(weight, dim=1)
+        # Divided afterwards: (B, K) is smaller than a second (K, D).
+        return F.linear(features.to(dtype), weight.to(dtype)) / norm.masked_fill(norm == 0, torch.inf)
 
 
 def row_distance(a: Tensor, b: Tensor) -> Tensor:
@@ -38,6 +39,6 @@ def row_distance(a: Tensor, b: Tensor) -> Tensor:
     return (full(a) - full(b)).square().sum(-1).clamp_min(SMALLEST_SQUARE).sqrt()
 
 
-def masked_logsumexp(value: Tensor, mask: Tensor) -> Tensor:
-    """Logarithm of the sum of exp over the True entries of each row; -inf, without a gradient, where there are none."""
-    return value.masked_fill(~mask, -torch.inf).logsumexp(dim=1)
+def logsumexp_without(value: Tensor, left_out: Tensor) -> Tensor:
+    """Logarithm of the sum of exp over each row but its True entries; -inf, without a gradient, where none is left."""
+    return value.masked_fill(left_out, -torch.inf).logsumexp(dim=1)

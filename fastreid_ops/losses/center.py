@@ -37,7 +37,7 @@ class CenterLoss(nn.Module):
         check.count("CenterLoss", "num_classes", num_classes)
         check.count("CenterLoss", "feature_dim", feature_dim)
         self.centers = nn.Parameter(torch.randn(num_classes, feature_dim))
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag("CenterLoss", "check_inputs", check_inputs)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Features (B, D) floating, labels (B,) int64 in 0..K - 1 -> 0-d tensor, at least float32.
@@ -47,11 +47,9 @@ class CenterLoss(nn.Module):
             ValueError: shapes that do not fit, or a label out of range.
         """
         check.rows_and_labels("CenterLoss", "features", features, labels)
-        classes, width = self.centers.shape
-        if features.shape[1] != width:
-            raise ValueError(f"CenterLoss: features: got width {features.shape[1]}, expected {width}")
+        check.width("CenterLoss", "features", features, self.centers, self.centers.shape[1], "the centres")
         if self.check_inputs:
-            check.class_range("CenterLoss", "labels", labels, classes)
+            check.class_range("CenterLoss", "labels", labels, len(self.centers))
         square = (full(features) - full(self.centers[labels])).square().sum(1)
         return square.clamp(SMALLEST_SQUARE, LARGEST_SQUARE).mean()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastreid_ops.losses import _checks as check
-from fastreid_ops.losses._numeric import cosine_logits, full, masked_logsumexp
+from fastreid_ops.losses._numeric import cosine_logits, full, logsumexp_without
 from fastreid_ops.losses.cross_entropy import LabelSmoothedCrossEntropy
 
 
@@ -42,7 +42,8 @@ class ClothesAdversarialLoss(nn.Module):
     Args:
         scale: s, above 0.
         epsilon: in [0, 1].
-        check_inputs: refuse labels out of range and masks that do not fit them; waits for a GPU.
+        check_inputs: refuse labels out of range and masks that do not fit them; waits for a GPU. Without it a row
+            without a negative costs nothing.
 
     Raises:
         TypeError: scale or epsilon no numbers.
@@ -53,7 +54,7 @@ class ClothesAdversarialLoss(nn.Module):
         super().__init__()
         self.scale = check.number("ClothesAdversarialLoss", "scale", scale, above=0)
         self.epsilon = check.number("ClothesAdversarialLoss", "epsilon", epsilon, at_least=0, at_most=1)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag("ClothesAdversarialLoss", "check_inputs", check_inputs)
 
     def forward(self, cosine: Tensor, clothes: Tensor, positives: Tensor) -> Tensor:
         """Cosines (B, K) of a normalised clothes classifier, clothes (B,) int64 in 0..K - 1, positives (B, K) bool or
@@ -91,7 +92,11 @@ class ClothesAdversarialMemoryLoss(nn.Module):
         num_clothes: K.
         feature_dim: D.
         momentum: in [0, 1); the source's 0.
-        scale, epsilon, check_inputs: as for `ClothesAdversarialLoss`.
+        scale, epsilon: as for `ClothesAdversarialLoss`.
+        check_inputs: as for `ClothesAdversarialLoss`, and refuse features that are not finite: they would stay in the
+            bank.
+
+    Memory: one copy of the bank; the bank itself is written in place, in the rows of the batch alone.
 
     State: ``feature_memory`` (K, D) float32 and ``label_memory`` (K,) int64, -1 where an outfit was never seen.
 
@@ -116,7 +121,7 @@ class ClothesAdversarialMemoryLoss(nn.Module):
         self.momentum = check.number(name, "momentum", momentum, at_least=0, below=1)
         self.scale = check.number(name, "scale", scale, above=0)
         self.epsilon = check.number(name, "epsilon", epsilon, at_least=0, at_most=1)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag("ClothesAdversarialMemoryLoss", "check_inputs", check_inputs)
         self.register_buffer("feature_memory", torch.zeros(num_clothes, feature_dim))
         self.register_buffer("label_memory", torch.full((num_clothes,), -1))
 
@@ -128,8 +133,8 @@ class ClothesAdversarialMemoryLoss(nn.Module):
 
         Raises:
             TypeError: features not floating, clothes not int64, positives no tensor.
-            ValueError: shapes that do not fit, a label out of range, a row whose own outfit is no positive, or one
-                without an outfit of another person in bank or batch (one identity in the first batch).
+            ValueError: shapes that do not fit, a label out of range, NaN or Inf, a row whose own outfit is no positive,
+                or one without an outfit of another person in bank or batch (one identity in the first batch).
         """
         name = "ClothesAdversarialMemoryLoss"
         self._check(name, features, clothes)
@@ -144,7 +149,8 @@ class ClothesAdversarialMemoryLoss(nn.Module):
             _check_masks(name, clothes, positive, negative)
         if remember:
             self._remember(features, clothes)
-        logits = cosine_logits(features, self.feature_memory) * self.scale
+        # Of a copy: another batch may write into the bank before the backward of this one.
+        logits = cosine_logits(features, self.feature_memory.clone()) * self.scale
         return _adversarial(logits, clothes, positive, negative, self.epsilon)
 
     def remember(self, features: Tensor, clothes: Tensor) -> None:
@@ -154,21 +160,22 @@ class ClothesAdversarialMemoryLoss(nn.Module):
 
     def _check(self, name: str, features: Tensor, clothes: Tensor) -> None:
         check.rows_and_labels(name, "features", features, clothes, labels_name="clothes")
-        classes, width = self.feature_memory.shape
-        if features.shape[1] != width:
-            raise ValueError(f"{name}: features: got width {features.shape[1]}, expected {width}")
+        bank = self.feature_memory
+        check.width(name, "features", features, bank, bank.shape[1], "the bank")
         if self.check_inputs:
-            check.class_range(name, "clothes", clothes, classes)
+            check.class_range(name, "clothes", clothes, len(bank))
+            check.finite(name, "features", features)
 
     @torch.no_grad()
     def _remember(self, features: Tensor, clothes: Tensor) -> None:
         bank = self.feature_memory
-        mean = torch.zeros_like(bank).index_add(0, clothes, features.to(bank.dtype))
-        seen = torch.zeros_like(self.label_memory).index_add(0, clothes, torch.ones_like(clothes))
-        mean = mean / seen.clamp_min(1).unsqueeze(1)
+        same = clothes.unsqueeze(1) == clothes
+        first = same.int().argmax(dim=1)  # of the rows of an outfit, which add up in its place
+        total = torch.zeros_like(features, dtype=bank.dtype).index_add(0, first, features.to(bank.dtype))
+        mean = total[first] / same.sum(dim=1, keepdim=True)
         # A number on the device, not a branch on the host: nothing waits.
         keep = self.momentum * (self.label_memory >= 0).all()
-        bank.copy_(torch.where((seen > 0).unsqueeze(1), keep * bank + (1 - keep) * mean, bank))
+        bank[clothes] = keep * bank[clothes] + (1 - keep) * mean  # rows of one outfit write the same
         self.label_memory[clothes] = clothes
 
     def extra_repr(self) -> str:
@@ -178,11 +185,10 @@ class ClothesAdversarialMemoryLoss(nn.Module):
 
 def _positives(name: str, positives: Tensor, shape: tuple[int, int], clothes: Tensor) -> Tensor:
     """The mask as bool (B, K)."""
-    if not isinstance(positives, Tensor):
-        raise TypeError(f"{name}: positives: got {type(positives).__name__}, expected a torch.Tensor")
+    check.tensor(name, "positives", positives)
     if positives.shape != shape:
         raise ValueError(f"{name}: positives: got shape {tuple(positives.shape)}, expected {tuple(shape)}")
-    check.same_device(name, "positives", positives, clothes, "clothes")
+    check.same_device(name, "positives", positives, "clothes", clothes)
     return positives != 0
 
 
@@ -196,7 +202,7 @@ def _adversarial(
     logits: Tensor, clothes: Tensor, positive: Tensor, negative: Tensor, epsilon: float
 ) -> Tensor:
     """Mean over the rows of the weighted log(1 + exp(N - z_j)), which is -log p_j."""
-    term = nn.functional.softplus(masked_logsumexp(logits, negative).unsqueeze(1) - logits)
+    term = nn.functional.softplus(logsumexp_without(logits, ~negative).unsqueeze(1) - logits)
     own = term.gather(1, clothes.unsqueeze(1)).squeeze(1)
     outfits = (term * positive).sum(1) / positive.sum(1).clamp_min(1)
     return ((1 - epsilon) * own + epsilon * outfits).mean()

@@ -58,7 +58,7 @@ class CosineClassificationLoss(nn.Module):
             at_least=0,
             at_most=math.pi if form == "arcface" else None,
         )
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag("CosineClassificationLoss", "check_inputs", check_inputs)
 
     def forward(self, cosine: Tensor, labels: Tensor) -> Tensor:
         """Cosines (B, K) floating, not scaled, labels (B,) int64 in 0..K - 1 -> 0-d tensor, at least float32.
@@ -68,9 +68,7 @@ class CosineClassificationLoss(nn.Module):
             ValueError: shapes that do not fit, or a label out of range.
         """
         name = "CosineClassificationLoss"
-        check.rows_and_labels(name, "cosine", cosine, labels)
-        if self.check_inputs:
-            check.class_range(name, "labels", labels, cosine.shape[1])
+        check.class_labels(name, "cosine", cosine, labels, check_range=self.check_inputs)
         logits = self._function(full(cosine), labels, scale=self.scale, margin=self.margin)
         return F.cross_entropy(logits, labels)
 

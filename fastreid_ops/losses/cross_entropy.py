@@ -53,7 +53,7 @@ class LabelSmoothedCrossEntropy(nn.Module):
         self.epsilon = check.number(name, "epsilon", epsilon, at_least=0, below=1)
         self.smoothing = check.choice(name, "smoothing", smoothing, SMOOTHING)
         self.num_classes = None if num_classes is None else check.count(name, "num_classes", num_classes)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag(type(self).__name__, "check_inputs", check_inputs)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits (B, K) floating, labels (B,) int64 in 0..K - 1 -> 0-d tensor, float32 for half-precision logits.
@@ -63,7 +63,7 @@ class LabelSmoothedCrossEntropy(nn.Module):
             ValueError: shapes that do not fit, a label out of range, or fewer than 2 classes for ``others``.
         """
         name = type(self).__name__
-        check.class_labels(name, logits, labels, check_range=self.check_inputs)
+        check.class_labels(name, "logits", logits, labels, check_range=self.check_inputs)
         classes = logits.shape[1]
         if self.num_classes is not None and classes != self.num_classes:
             raise ValueError(f"{name}: logits: got {classes} classes, expected {self.num_classes}")
@@ -72,12 +72,12 @@ class LabelSmoothedCrossEntropy(nn.Module):
                 f"{name}: logits: got {classes} class, expected at least 2 to smooth over the others"
             )
         logits = full(logits)
-        if self.smoothing == "uniform":
-            return F.cross_entropy(logits, labels, label_smoothing=self.epsilon)
-        log_p = F.log_softmax(logits, dim=1)
-        true = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
-        others = log_p.sum(1) - true
-        return -((1 - self.epsilon) * true + self.epsilon / (classes - 1) * others).mean()
+        # eps over the others is eps K / (K - 1) over all, of which the true class gets its part back.
+        mass = self.epsilon * (1 if self.smoothing == "uniform" else classes / (classes - 1))
+        if mass <= 1:
+            return F.cross_entropy(logits, labels, label_smoothing=mass)
+        true, flat = (F.cross_entropy(logits, labels, label_smoothing=m) for m in (0.0, 1.0))
+        return (1 - mass) * true + mass * flat
 
     def extra_repr(self) -> str:
         classes = "" if self.num_classes is None else f", num_classes={self.num_classes}"

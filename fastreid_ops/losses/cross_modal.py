@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_ops.losses import _checks as check
-from fastreid_ops.losses._numeric import full, masked_logsumexp
+from fastreid_ops.losses._numeric import full, logsumexp_without
 from fastreid_ops.ops.distance import pairwise_distance
 
 
@@ -54,8 +54,8 @@ class CMKICLoss(nn.Module):
         super().__init__()
         self.k = check.count("CMKICLoss", "k", k)
         self.temperature = check.number("CMKICLoss", "temperature", temperature, above=0)
-        self.other_positives = other_positives
-        self.check_inputs = check_inputs
+        self.other_positives = check.flag("CMKICLoss", "other_positives", other_positives)
+        self.check_inputs = check.flag("CMKICLoss", "check_inputs", check_inputs)
 
     def forward(
         self, visible: Tensor, infrared: Tensor, visible_labels: Tensor, infrared_labels: Tensor | None = None
@@ -78,12 +78,11 @@ class CMKICLoss(nn.Module):
         hardest = similarity.masked_fill(~same, float("inf"))
         key = hardest.topk(min(self.k, same.shape[1]), dim=1, largest=False)
         found = same.gather(1, key.indices)
-        value = key.values.masked_fill(~found, 0)
         if self.other_positives:
-            term = similarity.logsumexp(dim=1, keepdim=True) - value
+            term = similarity.logsumexp(dim=1, keepdim=True) - key.values
         else:
             # log(exp(s) + exp(n)) - s
-            term = F.softplus(masked_logsumexp(similarity, ~same).unsqueeze(1) - value)
+            term = F.softplus(logsumexp_without(similarity, same).unsqueeze(1) - key.values)
         per_row = term.masked_fill(~found, 0).sum(1) / found.sum(1).clamp_min(1)
         return per_row.mean()
 
@@ -108,7 +107,7 @@ class CrossModalContrastiveLoss(nn.Module):
     def __init__(self, temperature: float = 0.1, *, check_inputs: bool = True) -> None:
         super().__init__()
         self.temperature = check.number("CrossModalContrastiveLoss", "temperature", temperature, above=0)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag("CrossModalContrastiveLoss", "check_inputs", check_inputs)
 
     def forward(
         self, visible: Tensor, infrared: Tensor, visible_labels: Tensor, infrared_labels: Tensor | None = None
@@ -148,7 +147,7 @@ def _similarity(
         infrared_labels = visible_labels
     check.rows_and_labels(loss, "visible", visible, visible_labels, labels_name="visible_labels")
     check.rows_and_labels(loss, "infrared", infrared, infrared_labels, labels_name="infrared_labels")
-    check.same_device(loss, "infrared", infrared, visible, "visible")
+    check.same_device(loss, "infrared", infrared, "visible", visible)
     if visible.shape[1] != infrared.shape[1]:
         raise ValueError(
             f"{loss}: infrared: got width {infrared.shape[1]}, expected {visible.shape[1]}, that of visible"

@@ -33,12 +33,14 @@ class CPMLoss(nn.Module):
     nearest, as in the code. The published code ignores the margin it is given and uses 0.2.
 
     Shapes: original and generated (2N, D), labels (2N,) -> 0-d.
-    Memory: four P x D matrices of centres and four P x P of their distances, for P identities.
+    Memory: four P x D matrices of centres and four P x P of their distances, for P identities; for N places without
+        ``check_inputs`` and under torch.compile, where P is not known.
 
     Args:
         margin: at least 0.
         form: ``"code"`` or ``"paper"``.
-        check_inputs: refuse embeddings that are not finite; waits for a GPU. (Finding the identities does so too.)
+        check_inputs: refuse embeddings that are not finite, identities of one half only and a single identity; waits
+            for a GPU. Without it the second are left out and of the third the first hinge remains.
 
     Raises:
         TypeError: margin no number.
@@ -49,7 +51,7 @@ class CPMLoss(nn.Module):
         super().__init__()
         self.margin = check.number("CPMLoss", "margin", margin, at_least=0)
         self.form = check.choice("CPMLoss", "form", form, CPM_FORMS)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag("CPMLoss", "check_inputs", check_inputs)
 
     def forward(self, original: Tensor, generated: Tensor, labels: Tensor) -> Tensor:
         """Embeddings (2N, D), the visible half first, labels (2N,) int64 -> 0-d tensor, at least float32.
@@ -67,51 +69,57 @@ class CPMLoss(nn.Module):
             raise ValueError(
                 f"CPMLoss: original: got {len(labels)} rows, expected an even number, the visible half first"
             )
-        check.two_identities("CPMLoss", labels)
         half = len(labels) // 2
-        found, index = labels.unique(return_inverse=True)
-        identities = len(found)
-        for name, part in (("visible", index[:half]), ("infrared", index[half:])):
-            missing = identities - len(part.unique())
-            if missing:
-                raise ValueError(
-                    f"CPMLoss: labels: got {missing} of {identities} identities without {name} rows, expected "
-                    "every identity in both halves"
-                )
+        visible, infrared = labels[:half], labels[half:]
+        among, across = visible.unsqueeze(1) == visible, infrared.unsqueeze(1) == visible
+        if self.check_inputs:
+            check.two_identities("CPMLoss", labels)
+            check.every_row("CPMLoss", "labels", across.any(1), "a visible row of their identity")
+            check.every_row("CPMLoss", "labels", across.any(0), "an infrared row of their identity")
+        # An identity stands in the place of its first visible row.
+        place = among.int().argmax(dim=1)
+        chosen = (place == torch.arange(half, device=place.device)) & across.any(0)
+        if self.check_inputs and check.has_values(labels):  # otherwise the other places stay, empty
+            among, across, chosen = among[:, chosen], across[:, chosen], chosen[chosen]
         v, n, v_new, n_new = (
-            _centres(rows, part, identities)
+            _centres(rows, mask)
             for x in (full(original), full(generated))
-            for rows, part in ((x[:half], index[:half]), (x[half:], index[half:]))
+            for rows, mask in ((x[:half], among), (x[half:], across))
         )
-        if self.form == "paper":
-            return self._paper(v, n, v_new) + self._paper(n, v, n_new)
-        return (self._code(v, n, v_new) + self._code(n, v, n_new)) / 2
+        term = self._paper if self.form == "paper" else self._code
+        total = (term(v, n, v_new, chosen) + term(n, v, n_new, chosen)).masked_fill(~chosen, 0).sum()
+        return total / chosen.sum().clamp_min(1)
 
-    def _code(self, own: Tensor, other: Tensor, new: Tensor) -> Tensor:
+    def _code(self, own: Tensor, other: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
         across = row_distance(other, new)
-        return self._hinge(across - row_distance(own, new).detach()) + 0.5 * (
-            self._hinge(across - self._nearest(new)) + self._hinge(across - self._nearest(own))
+        return 0.5 * self._hinge(across - row_distance(own, new).detach()) + 0.25 * (
+            self._hinge(across - self._nearest(new, chosen))
+            + self._hinge(across - self._nearest(own, chosen))
         )
 
-    def _paper(self, own: Tensor, other: Tensor, new: Tensor) -> Tensor:
-        return self._hinge(row_distance(other, new) - row_distance(own, new) - self._nearest(own))
+    def _paper(self, own: Tensor, other: Tensor, new: Tensor, chosen: Tensor) -> Tensor:
+        return self._hinge(row_distance(other, new) - row_distance(own, new) - self._nearest(own, chosen))
 
     def _hinge(self, gap: Tensor) -> Tensor:
-        return (gap + self.margin).clamp_min(0).mean()
+        return (gap + self.margin).clamp_min(0)
 
-    def _nearest(self, centres: Tensor) -> Tensor:
+    def _nearest(self, centres: Tensor, chosen: Tensor) -> Tensor:
         distance = pairwise_distance(centres, centres, metric="euclidean", check_finite=self.check_inputs)
         itself = torch.eye(len(centres), dtype=torch.bool, device=centres.device)
-        return distance.masked_fill(itself, torch.inf).amin(dim=1)
+        return distance.masked_fill(itself | ~chosen, torch.inf).amin(dim=1)
 
     def extra_repr(self) -> str:
         return f"margin={self.margin}, form={self.form!r}"
 
 
-def _centres(rows: Tensor, index: Tensor, identities: int) -> Tensor:
-    """Mean row of every identity, (identities, D)."""
-    total = rows.new_zeros(identities, rows.shape[1]).index_add(0, index, rows)
-    return total / index.bincount(minlength=identities).unsqueeze(1)
+def _centres(rows: Tensor, same: Tensor) -> Tensor:
+    """Mean rows (N, D) of the identities, each in the place of the first column of ``same`` (rows, N) that is True in
+    its rows; zeros elsewhere. Rows without any are left out.
+    """
+    places = same.shape[1]
+    place = same.int().argmax(dim=1).masked_fill(~same.any(1), places)
+    total = rows.new_zeros(places + 1, rows.shape[1]).index_add(0, place, rows)[:places]
+    return total / same.sum(0).clamp_min(1).unsqueeze(1)
 
 
 class OrthogonalityLoss(nn.Module):
@@ -157,14 +165,14 @@ class OrthogonalityLoss(nn.Module):
         total = torch.stack([product.mean() for product in products]).sum()
         return total / (len(branches) + 1) if self.form == "code" else total
 
-    def _checked(self, branches: Sequence[Tensor]) -> list[Tensor]:
+    @staticmethod
+    def _checked(branches: Sequence[Tensor]) -> list[Tensor]:
         branches = list(branches)
         if len(branches) < 2:
             raise ValueError(f"OrthogonalityLoss: branches: got {len(branches)}, expected at least 2")
         for branch in branches:
-            if not isinstance(branch, Tensor) or not branch.is_floating_point():
-                got = branch.dtype if isinstance(branch, Tensor) else type(branch).__name__
-                raise TypeError(f"OrthogonalityLoss: branches: got {got}, expected floating tensors")
+            check.floating("OrthogonalityLoss", "branches", branch)
+            check.same_device("OrthogonalityLoss", "branches", branch, "the first branch", branches[0])
             if branch.dim() < 2 or 0 in branch.shape or branch.shape != branches[0].shape:
                 raise ValueError(
                     f"OrthogonalityLoss: branches: got shape {tuple(branch.shape)}, expected (..., D) without a "

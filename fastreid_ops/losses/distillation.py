@@ -35,9 +35,10 @@ class KnowledgeDistillationLoss(nn.Module):
         scale_by_temperature: bool = False,
     ) -> None:
         super().__init__()
-        self.temperature = check.number("KnowledgeDistillationLoss", "temperature", temperature, above=0)
-        self.detach_teacher = detach_teacher
-        self.scale_by_temperature = scale_by_temperature
+        name = "KnowledgeDistillationLoss"
+        self.temperature = check.number(name, "temperature", temperature, above=0)
+        self.detach_teacher = check.flag(name, "detach_teacher", detach_teacher)
+        self.scale_by_temperature = check.flag(name, "scale_by_temperature", scale_by_temperature)
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Logits (B, K) each, floating -> 0-d tensor, at least float32.

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_ops.losses import _checks as check
-from fastreid_ops.losses._numeric import full, masked_logsumexp
+from fastreid_ops.losses._numeric import full, logsumexp_without
 from fastreid_ops.ops.distance import pairwise_distance
 
 
@@ -36,7 +36,7 @@ class PairwiseCosineLoss(nn.Module):
         super().__init__()
         self.scale = check.number(type(self).__name__, "scale", scale, above=0)
         self.margin = check.number(type(self).__name__, "margin", margin, at_least=0)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag(type(self).__name__, "check_inputs", check_inputs)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Features (B, D) floating, labels (B,) int64 -> 0-d tensor, at least float32.
@@ -54,9 +54,9 @@ class PairwiseCosineLoss(nn.Module):
             check.every_row(name, "labels", positive.any(1), "another row of the same identity")
         features = full(features)
         distance = pairwise_distance(features, features, metric="cosine", check_finite=self.check_inputs)
-        return self.over_pairs(1 - distance, positive, ~same)
+        return self.over_pairs(1 - distance, positive, same)
 
-    def over_pairs(self, cosine: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def over_pairs(self, cosine: Tensor, positive: Tensor, same: Tensor) -> Tensor:
         raise NotImplementedError  # each pairwise loss has its own
 
     def extra_repr(self) -> str:
@@ -72,9 +72,9 @@ class PairwiseCosFaceLoss(PairwiseCosineLoss):
     def __init__(self, scale: float = 16.0, margin: float = 0.0, *, check_inputs: bool = True) -> None:
         super().__init__(scale=scale, margin=margin, check_inputs=check_inputs)
 
-    def over_pairs(self, cosine: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        apart = masked_logsumexp(self.scale * (cosine + self.margin), negative)
-        together = masked_logsumexp(-self.scale * cosine, positive)
+    def over_pairs(self, cosine: Tensor, positive: Tensor, same: Tensor) -> Tensor:
+        apart = logsumexp_without(self.scale * (cosine + self.margin), same)
+        together = logsumexp_without(-self.scale * cosine, ~positive)
         return F.softplus(apart + together).mean()
 
 
@@ -88,10 +88,10 @@ class PairwiseCircleLoss(PairwiseCosineLoss):
     def __init__(self, scale: float = 48.0, margin: float = 0.35, *, check_inputs: bool = True) -> None:
         super().__init__(scale=scale, margin=margin, check_inputs=check_inputs)
 
-    def over_pairs(self, cosine: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def over_pairs(self, cosine: Tensor, positive: Tensor, same: Tensor) -> Tensor:
         fixed, s, m = cosine.detach(), self.scale, self.margin
-        apart = masked_logsumexp(s * (fixed + m).clamp_min(0) * (cosine - m), negative)
-        together = masked_logsumexp(s * (1 + m - fixed).clamp_min(0) * (1 - m - cosine), positive)
+        apart = logsumexp_without(s * (fixed + m).clamp_min(0) * (cosine - m), same)
+        together = logsumexp_without(s * (1 + m - fixed).clamp_min(0) * (1 - m - cosine), ~positive)
         return F.softplus(apart + together).mean()
 
 
@@ -104,9 +104,9 @@ class ContrastiveLoss(PairwiseCosineLoss):
     def __init__(self, scale: float = 16.0, *, check_inputs: bool = True) -> None:
         super().__init__(scale=scale, margin=0.0, check_inputs=check_inputs)
 
-    def over_pairs(self, cosine: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def over_pairs(self, cosine: Tensor, positive: Tensor, same: Tensor) -> Tensor:
         logits = self.scale * cosine
-        term = F.softplus(masked_logsumexp(logits, negative).unsqueeze(1) - logits)
+        term = F.softplus(logsumexp_without(logits, same).unsqueeze(1) - logits)
         return ((term * positive).sum(1) / positive.sum(1).clamp_min(1)).mean()
 
     def extra_repr(self) -> str:

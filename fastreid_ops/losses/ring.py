@@ -38,5 +38,6 @@ class RingLoss(nn.Module):
             ValueError: a shape that does not fit.
         """
         check.rows("RingLoss", "features", features)
+        check.same_device("RingLoss", "features", features, "the radius", self.radius)
         norm = torch.linalg.vector_norm(full(features), dim=1)
         return (norm - full(self.radius)).square().mean()

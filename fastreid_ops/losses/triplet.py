@@ -52,7 +52,7 @@ class BatchHardTripletLoss(nn.Module):
         super().__init__()
         self.margin = check.margin_or_soft("BatchHardTripletLoss", margin)
         self.metric = check.choice("BatchHardTripletLoss", "metric", metric, METRICS)
-        self.check_inputs = check_inputs
+        self.check_inputs = check.flag("BatchHardTripletLoss", "check_inputs", check_inputs)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Features (B, D) floating, labels (B,) int64 -> 0-d tensor, float32 for half-precision features.
@@ -61,14 +61,9 @@ class BatchHardTripletLoss(nn.Module):
             TypeError: features not floating, labels not int64.
             ValueError: shapes that do not fit, or a batch with a single identity (no negative exists).
         """
-        check.rows_and_labels("BatchHardTripletLoss", "features", features, labels)
-        if self.check_inputs:
-            check.two_identities("BatchHardTripletLoss", labels)
-        same = labels.unsqueeze(0) == labels.unsqueeze(1)
-        features = full(features)
-        distance = pairwise_distance(features, features, metric=self.metric, check_finite=self.check_inputs)
-        if self.metric == "euclidean":
-            distance = distance.clamp_min(SMALLEST_DISTANCE)
+        distance, same = batch_distances(
+            "BatchHardTripletLoss", features, labels, metric=self.metric, check_inputs=self.check_inputs
+        )
         # amax and amin, unlike max and min with a dim, split the gradient evenly among equal entries.
         farthest_positive = distance.masked_fill(~same, -math.inf).amax(dim=1)
         nearest_negative = distance.masked_fill(same, math.inf).amin(dim=1)
@@ -76,6 +71,20 @@ class BatchHardTripletLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"margin={self.margin!r}, metric={self.metric!r}"
+
+
+def batch_distances(
+    loss: str, features: Tensor, labels: Tensor, *, check_inputs: bool, metric: str = "euclidean"
+) -> tuple[Tensor, Tensor]:
+    """Distances (B, B) of a checked batch, Euclidean ones of at least 1e-6, and which pairs share a label."""
+    check.rows_and_labels(loss, "features", features, labels)
+    if check_inputs:
+        check.two_identities(loss, labels)
+    features = full(features)
+    distance = pairwise_distance(features, features, metric=metric, check_finite=check_inputs)
+    if metric == "euclidean":
+        distance = distance.clamp_min(SMALLEST_DISTANCE)
+    return distance, labels.unsqueeze(0) == labels.unsqueeze(1)
 
 
 def hinge(gap: Tensor, margin: float | str) -> Tensor:

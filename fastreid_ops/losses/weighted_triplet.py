@@ -6,9 +6,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastreid_ops.losses import _checks as check
-from fastreid_ops.losses._numeric import full, unit_rows
-from fastreid_ops.losses.triplet import SMALLEST_DISTANCE, hinge
-from fastreid_ops.ops.distance import pairwise_distance
+from fastreid_ops.losses._numeric import unit_rows
+from fastreid_ops.losses.triplet import batch_distances, hinge
 
 
 class WeightedTripletLoss(nn.Module):
@@ -36,8 +35,8 @@ class WeightedTripletLoss(nn.Module):
 
     def __init__(self, margin: float | str = "soft", *, check_inputs: bool = True) -> None:
         super().__init__()
-        self.margin = check.margin_or_soft(type(self).__name__, margin)
-        self.check_inputs = check_inputs
+        self.margin = check.margin_or_soft("WeightedTripletLoss", margin)
+        self.check_inputs = check.flag("WeightedTripletLoss", "check_inputs", check_inputs)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Features (B, D) floating, labels (B,) int64 -> 0-d tensor, float32 for half-precision features.
@@ -46,7 +45,9 @@ class WeightedTripletLoss(nn.Module):
             TypeError: features not floating, labels not int64.
             ValueError: shapes that do not fit, or a batch with a single identity (no negative exists).
         """
-        distance, same = _distances(type(self).__name__, features, labels, check_inputs=self.check_inputs)
+        distance, same = batch_distances(
+            "WeightedTripletLoss", features, labels, check_inputs=self.check_inputs
+        )
         gap = _softmax_mean(distance, distance, same) - _softmax_mean(distance, -distance, ~same)
         return hinge(gap, self.margin)
 
@@ -75,33 +76,21 @@ class WeightedRegularizedTripletLoss(nn.Module):
 
     def __init__(self, *, legacy: bool = False, normalize: bool = False, check_inputs: bool = True) -> None:
         super().__init__()
-        self.legacy = legacy
-        self.normalize = normalize
-        self.check_inputs = check_inputs
+        self.legacy = check.flag("WeightedRegularizedTripletLoss", "legacy", legacy)
+        self.normalize = check.flag("WeightedRegularizedTripletLoss", "normalize", normalize)
+        self.check_inputs = check.flag("WeightedRegularizedTripletLoss", "check_inputs", check_inputs)
 
     def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """As `WeightedTripletLoss.forward`."""
-        name = type(self).__name__
-        distance, same = _distances(
-            name, features, labels, check_inputs=self.check_inputs, normalize=self.normalize
-        )
+        name = "WeightedRegularizedTripletLoss"
+        check.rows(name, "features", features)
+        features = unit_rows(features) if self.normalize else features
+        distance, same = batch_distances(name, features, labels, check_inputs=self.check_inputs)
         mean = _legacy_mean if self.legacy else _softmax_mean
         return hinge(mean(distance, distance, same) - mean(distance, -distance, ~same), "soft")
 
     def extra_repr(self) -> str:
         return f"legacy={self.legacy}, normalize={self.normalize}"
-
-
-def _distances(
-    loss: str, features: Tensor, labels: Tensor, *, check_inputs: bool, normalize: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Distances (B, B) of at least 1e-6, and which pairs share a label."""
-    check.rows_and_labels(loss, "features", features, labels)
-    if check_inputs:
-        check.two_identities(loss, labels)
-    features = unit_rows(features) if normalize else full(features)
-    distance = pairwise_distance(features, features, metric="euclidean", check_finite=check_inputs)
-    return distance.clamp_min(SMALLEST_DISTANCE), labels.unsqueeze(0) == labels.unsqueeze(1)
 
 
 def _softmax_mean(distance: Tensor, score: Tensor, mask: Tensor) -> Tensor:

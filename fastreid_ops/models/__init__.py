@@ -16,11 +16,14 @@ import fnmatch
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from fastreid_ops.models.output import TrainOutput
+
+if TYPE_CHECKING:
+    from fastreid_ops.models.weights import LoadReport, load_weights, read_weights
 
 MODELS: dict[str, str] = {
     # deep-person-reid: OSNet
@@ -49,7 +52,6 @@ MODELS: dict[str, str] = {
     "squeezenet1_0": "fastreid_ops.models.squeezenet:squeezenet1_0",
     "squeezenet1_0_fc512": "fastreid_ops.models.squeezenet:squeezenet1_0_fc512",
     "squeezenet1_1": "fastreid_ops.models.squeezenet:squeezenet1_1",
-    "squeezenet_v0": "fastreid_ops.models.squeezenet:squeezenet_v0",
     "nasnsetmobile": "fastreid_ops.models.nasnet:nasnsetmobile",
     # deep-person-reid: residual networks
     "resnet18": "fastreid_ops.models.resnet:resnet18",
@@ -79,6 +81,10 @@ MODELS: dict[str, str] = {
     "inceptionv4": "fastreid_ops.models.backbones.timm:inceptionv4",
     "inceptionresnetv2": "fastreid_ops.models.backbones.timm:inceptionresnetv2",
     "xception": "fastreid_ops.models.backbones.timm:xception",
+    # deep-person-reid: networks of its first versions that are others now
+    "resnext101_v0": "fastreid_ops.models.resnext_v0:ResNeXt101V0",
+    "squeezenet_v0": "fastreid_ops.models.squeezenet:squeezenet_v0",
+    "xception_v0": "fastreid_ops.models.xception_v0:XceptionV0",
     # strong baselines and NAIC
     "resnet50_bnneck": "fastreid_ops.models.baseline:resnet50_bnneck",
     "vit_small_patch16_224": "fastreid_ops.models.vit:vit_small_patch16_224",
@@ -97,19 +103,37 @@ MODELS: dict[str, str] = {
     "naic_efficientnet_b0": "fastreid_ops.models.naic:efficientnet_b0",
     "naic_efficientnet_b7": "fastreid_ops.models.naic:efficientnet_b7",
     # visible-infrared
-    "mdinet": "fastreid_ops.models.mdinet:mdinet",
+    "mdinet": "fastreid_ops.models.mdinet:MDINet",
     "deen_sysu": "fastreid_ops.models.deen:deen_sysu",
     "deen_regdb": "fastreid_ops.models.deen:deen_regdb",
     "deen_llcm": "fastreid_ops.models.deen:deen_llcm",
-    "agw": "fastreid_ops.models.agw:agw",
-    "embednet": "fastreid_ops.models.embednet:embednet",
+    "agw": "fastreid_ops.models.agw:AGW",
+    "embednet": "fastreid_ops.models.embednet:EmbedNet",
     # cloth-changing
     "cc_resnet50": "fastreid_ops.models.cloth_changing:cc_resnet50",
     "cc_resnet50_ibn_a": "fastreid_ops.models.cloth_changing:cc_resnet50_ibn_a",
     "cal_resnet50": "fastreid_ops.models.cal:cal_resnet50",
 }
 
-__all__ = ["MODELS", "TrainOutput", "create_model", "list_models", "model_options"]
+_WEIGHTS = ("LoadReport", "load_weights", "read_weights")
+
+__all__ = [
+    "MODELS",
+    "LoadReport",
+    "TrainOutput",
+    "create_model",
+    "list_models",
+    "load_weights",
+    "model_options",
+    "read_weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """What reads weights is imported when it is first asked for."""
+    if name in _WEIGHTS:
+        return getattr(importlib.import_module("fastreid_ops.models.weights"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -20,8 +20,8 @@ class AGW(TwoStream):
     """ResNet-50 with a stem for each modality, non-local blocks, generalised mean pooling and a neck.
 
     ``model(images, mode)``: images (B, 3, H, W); mode 0: the first half of the batch is visible, the second infrared;
-    1: all visible; 2: all infrared. Evaluation: (B, 2048), of length one, after or before the neck. Training: logits
-    and the feature before the neck.
+    1: all visible; 2: all infrared; 288 x 144 is usual. Evaluation: (B, 2048), of length one, after or before the neck.
+    Training: logits and the feature before the neck.
 
     Args:
         num_classes: number of training identities.
@@ -78,21 +78,3 @@ class AGW(TwoStream):
         if self.training:
             return TrainOutput((self.classifier(neck),), (pooled,))
         return F.normalize(neck if self.neck_feature == "after" else pooled, dim=1)
-
-
-def agw(
-    num_classes: int,
-    *,
-    non_local: bool = True,
-    pool_power: float = 3.0,
-    neck_feature: str = "after",
-    unused_copies: bool = False,
-) -> AGW:
-    """AGW, images of 288 x 144, feature of 2048."""
-    return AGW(
-        num_classes,
-        non_local=non_local,
-        pool_power=pool_power,
-        neck_feature=neck_feature,
-        unused_copies=unused_copies,
-    )

@@ -54,6 +54,12 @@ class BNNeckBaseline(nn.Module):
         return TrainOutput((self.classifier(self.bottleneck(before)),), (before,))
 
 
-def resnet50_bnneck(num_classes: int, *, neck_feature: str = "after", last_stride: int = 1) -> BNNeckBaseline:
-    """ResNet-50 with last stride 1 and a BNNeck, feature of 2048."""
-    return BNNeckBaseline(ResNet(RESNET50, last_stride=last_stride), num_classes, neck_feature=neck_feature)
+def resnet50_bnneck(
+    num_classes: int, *, neck_feature: str = "after", last_stride: int = 1, ceil_pool: bool = False
+) -> BNNeckBaseline:
+    """ResNet-50 with last stride 1 and a BNNeck, feature of 2048. ``ceil_pool=True`` is fast-reid's stem: its pooling
+    has no padding and rounds up, so its windows lie one pixel further; weights trained there want it."""
+    backbone = ResNet(RESNET50, last_stride=last_stride)
+    if ceil_pool:
+        backbone.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+    return BNNeckBaseline(backbone, num_classes, neck_feature=neck_feature)

@@ -8,6 +8,8 @@ holds the multi-scale block, ours is ``multi_scale``.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -148,10 +150,10 @@ class ClothChangingNet(nn.Module):
     of the auxiliary tensors only the map is there. The source does not fix what to do without labels.
 
     Args:
+        backbone: ``"resnet50"`` or ``"resnet50_ibn_a"``.
         num_classes: number of training identities.
         num_clothes: number of clothes; 0 for no clothes classifier. The original keeps it outside the network, so its
             parameters (4,096 + 2,048 a piece) are not in the count above.
-        backbone: ``"resnet50"`` or ``"resnet50_ibn_a"``.
         gate: variant of the multi-scale block's attention, 196 to 203.
         multi_scale: False leaves the block out (runs 211, 212, 214 and 215).
         pool: ``"gem"``, generalised mean with a learned power, or ``"avg"`` (run 215).
@@ -168,10 +170,10 @@ class ClothChangingNet(nn.Module):
 
     def __init__(
         self,
+        backbone: str,
         num_classes: int,
         *,
         num_clothes: int = 0,
-        backbone: str = "resnet50",
         gate: int = 196,
         multi_scale: bool = True,
         pool: str = "gem",
@@ -243,54 +245,5 @@ class ClothChangingNet(nn.Module):
         return self.global_bn_neck(self.global_pool(features).flatten(1))
 
 
-def cc_resnet50(
-    num_classes: int,
-    *,
-    num_clothes: int = 0,
-    gate: int = 196,
-    multi_scale: bool = True,
-    pool: str = "gem",
-    clothes_branch: bool = True,
-    correction: bool = True,
-    project_value: bool = False,
-    last_stride: int = 1,
-) -> ClothChangingNet:
-    """`ClothChangingNet` over ResNet-50, feature of 2048."""
-    return ClothChangingNet(
-        num_classes,
-        num_clothes=num_clothes,
-        gate=gate,
-        multi_scale=multi_scale,
-        pool=pool,
-        clothes_branch=clothes_branch,
-        correction=correction,
-        project_value=project_value,
-        last_stride=last_stride,
-    )
-
-
-def cc_resnet50_ibn_a(
-    num_classes: int,
-    *,
-    num_clothes: int = 0,
-    gate: int = 196,
-    multi_scale: bool = True,
-    pool: str = "gem",
-    clothes_branch: bool = True,
-    correction: bool = True,
-    project_value: bool = False,
-    last_stride: int = 1,
-) -> ClothChangingNet:
-    """`ClothChangingNet` over ResNet-50 IBN-a, feature of 2048."""
-    return ClothChangingNet(
-        num_classes,
-        num_clothes=num_clothes,
-        backbone="resnet50_ibn_a",
-        gate=gate,
-        multi_scale=multi_scale,
-        pool=pool,
-        clothes_branch=clothes_branch,
-        correction=correction,
-        project_value=project_value,
-        last_stride=last_stride,
-    )
+cc_resnet50 = partial(ClothChangingNet, "resnet50")
+cc_resnet50_ibn_a = partial(ClothChangingNet, "resnet50_ibn_a")

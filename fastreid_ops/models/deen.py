@@ -4,12 +4,15 @@ visible-infrared person re-identification", CVPR 2023), in the form of its publi
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
 from fastreid_ops.layers.embedding_expansion import DEE
 from fastreid_ops.layers.feature_aggregation import MFA
 from fastreid_ops.models.output import TrainOutput
 from fastreid_ops.models.two_stream import TwoStream, check_ranking, ranking_feature
+from fastreid_ops.ops import _checks as check
 
 
 class DEEN(TwoStream):
@@ -29,9 +32,9 @@ class DEEN(TwoStream):
     ``"original"`` is the image's own after the neck.
 
     Args:
+        stages: 4 for the network of SYSU-MM01 and LLCM (three `MFA`, expansion after the third stage, C = 2048); 3 for
+            that of RegDB (two `MFA`, expansion after the second, C = 1024).
         num_classes: number of training identities.
-        deep: True for the network of SYSU-MM01 and LLCM (four stages, three `MFA`, expansion after the third stage, C =
-            2048); False for that of RegDB (three stages, two `MFA`, expansion after the second, C = 1024).
         dropout: after the expansion.
         test_feature: ``"all"``, ``"pooled"``, ``"neck"`` or ``"original"``.
         pool_weight: share of the features before the neck in the sum of ``"all"``, in [0, 1]. The published script adds
@@ -39,28 +42,30 @@ class DEEN(TwoStream):
         unused_copies: see `TwoStream`; 89,044,320 parameters instead of 42,037,792 with 395 identities.
 
     Raises:
-        ValueError: an unknown test_feature, pool_weight outside [0, 1], another mode, an odd batch with
-            mode 0, an image whose maps do not go together.
+        ValueError: stages other than 3 or 4, an unknown test_feature, pool_weight outside [0, 1], another mode, an odd
+            batch with mode 0, an image whose maps do not go together.
     """
 
     def __init__(
         self,
+        stages: int,
         num_classes: int,
         *,
-        deep: bool = True,
         dropout: float = 0.01,
         test_feature: str = "all",
         pool_weight: float = 0.5,
         unused_copies: bool = False,
     ) -> None:
+        if stages not in (3, 4):
+            raise ValueError(check.message("DEEN", "stages", stages, "3 or 4"))
         check_ranking("DEEN", test_feature, pool_weight)
-        super().__init__(stages=4 if deep else 3, unused_copies=unused_copies)
-        self.deep, self.test_feature, self.pool_weight = deep, test_feature, float(pool_weight)
-        channels = 2048 if deep else 1024
+        super().__init__(stages=stages, unused_copies=unused_copies)
+        self.stages, self.test_feature, self.pool_weight = stages, test_feature, float(pool_weight)
+        channels = 128 * 2**stages
         self.DEE = DEE(channels // 2, dropout=dropout)
         self.MFA1 = MFA(256, 64, 0)
         self.MFA2 = MFA(512, 256, 1)
-        if deep:
+        if stages == 4:
             self.MFA3 = MFA(1024, 512, 1)
         self._finish(channels, num_classes)
         self.feature_dim = channels * {"all": 6, "pooled": 3, "neck": 3, "original": 1}[test_feature]
@@ -70,9 +75,9 @@ class DEEN(TwoStream):
         low = self.stem(images, mode)
         x = self.MFA1(self.stage(1)(low), low)
         x = self.MFA2(self.stage(2)(x), x)
-        if self.deep:
+        if self.stages == 4:
             x = self.MFA3(self.stage(3)(x), x)
-        x = self.stage(4 if self.deep else 3)(self.DEE(x))
+        x = self.stage(self.stages)(self.DEE(x))
         pooled = x.mean((2, 3))
         return pooled, self.bottleneck(pooled)
 
@@ -83,56 +88,6 @@ class DEEN(TwoStream):
         return ranking_feature(pooled, neck, 3, self.test_feature, self.pool_weight)
 
 
-def deen_sysu(
-    num_classes: int,
-    *,
-    dropout: float = 0.01,
-    test_feature: str = "all",
-    pool_weight: float = 0.5,
-    unused_copies: bool = False,
-) -> DEEN:
-    """DEEN for SYSU-MM01, images of 384 x 144, feature of 12288 (six of 2048)."""
-    return DEEN(
-        num_classes,
-        dropout=dropout,
-        test_feature=test_feature,
-        pool_weight=pool_weight,
-        unused_copies=unused_copies,
-    )
-
-
-def deen_llcm(
-    num_classes: int,
-    *,
-    dropout: float = 0.01,
-    test_feature: str = "all",
-    pool_weight: float = 0.5,
-    unused_copies: bool = False,
-) -> DEEN:
-    """DEEN for LLCM, the same network as `deen_sysu`."""
-    return deen_sysu(
-        num_classes,
-        dropout=dropout,
-        test_feature=test_feature,
-        pool_weight=pool_weight,
-        unused_copies=unused_copies,
-    )
-
-
-def deen_regdb(
-    num_classes: int,
-    *,
-    dropout: float = 0.01,
-    test_feature: str = "all",
-    pool_weight: float = 0.5,
-    unused_copies: bool = False,
-) -> DEEN:
-    """DEEN for RegDB, without the fourth stage, feature of 6144 (six of 1024)."""
-    return DEEN(
-        num_classes,
-        deep=False,
-        dropout=dropout,
-        test_feature=test_feature,
-        pool_weight=pool_weight,
-        unused_copies=unused_copies,
-    )
+deen_sysu = partial(DEEN, 4)  # images of 384 x 144, feature of 12288 (six of 2048)
+deen_llcm = deen_sysu
+deen_regdb = partial(DEEN, 3)  # feature of 6144 (six of 1024)

@@ -72,20 +72,44 @@ def _positions(count: int, align_corners: bool, like: Tensor) -> Tensor:
     return 2 * steps / (count - 1) - 1 if align_corners else (2 * steps + 1) / count - 1
 
 
-def cut_region(x: Tensor, place: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Spatial transformer of one region: (B, C, H, W), H and W at least 2 -> (B, C, *size), float32 at least.
+def _reading(size: int, scale: float, move: Tensor, out: int, align_corners: bool) -> Tensor:
+    """Weights (..., out, size) that read ``out`` values of a region off an axis of ``size`` pixels.
+
+    Linear sampling with zeros outside at ``size`` places that are scaled and moved by ``move`` (...), then a linear
+    resize with aligned corners.
+    """
+    place = scale * _positions(size, align_corners, move) + move[..., None]
+    pixel = (place + 1) * ((size - 1) / 2) if align_corners else ((place + 1) * size - 1) / 2
+    left = pixel.detach().floor()
+    share = pixel - left
+    pixels = torch.arange(size, dtype=move.dtype, device=move.device)
+    is_left, is_right = (pixels == (left + side)[..., None] for side in (0, 1))
+    sampled = torch.where(is_left, (1 - share)[..., None], torch.where(is_right, share[..., None], 0.0))
+    resize = torch.arange(out, dtype=move.dtype, device=move.device) * ((size - 1) / max(out - 1, 1))
+    resize = (1 - (resize[:, None] - pixels).abs()).clamp_min(0)
+    return resize @ sampled
+
+
+def cut_regions(x: Tensor, places: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Spatial transformer of R regions: (B, C, H, W), H and W at least 2 -> (B, R, C, *size), float32 at least.
 
     Bilinear sampling with zeros outside the map, on a grid of the map's own size that is scaled by `SCALE` and moved by
-    ``place`` (B, 2), (x, y) in [-1, 1]; then a bilinear resize with aligned corners.
+    ``places`` (B, R, 2), (x, y) in [-1, 1]; then a bilinear resize with aligned corners. As such a grid does not turn,
+    both are a product of matrices on each axis, and the sampled map is never laid out.
     """
-    # float32 under autocast too, so not by affine_grid, which is a product of matrices: bfloat16 cannot tell
-    # neighbouring positions apart.
-    place = place.to(torch.promote_types(place.dtype, torch.float32))
-    columns = SCALE[0] * _positions(x.shape[3], align_corners, place) + place[:, :1]
-    rows = SCALE[1] * _positions(x.shape[2], align_corners, place) + place[:, 1:]
-    grid = torch.stack(torch.broadcast_tensors(columns[:, None, :], rows[:, :, None]), 3)
-    sampled = F.grid_sample(x.to(grid.dtype), grid, align_corners=align_corners)
-    return F.interpolate(sampled, size, mode="bilinear", align_corners=True)
+    # float32 under autocast too: bfloat16 cannot tell neighbouring positions apart.
+    kind = torch.promote_types(x.dtype, torch.float32)
+    batch, channels, height, width = x.shape
+    regions = places.shape[1]
+    with torch.autocast(x.device.type, enabled=False):
+        x, places = x.to(kind), places.to(kind)
+        rows = _reading(height, SCALE[1], places[..., 1], size[0], align_corners)
+        columns = _reading(width, SCALE[0], places[..., 0], size[1], align_corners)
+        # The rows of all channels and regions in one product for a sample; the columns of a region in another.
+        lines = x.transpose(1, 2).reshape(batch, height, channels * width)
+        read = rows.flatten(1, 2).bmm(lines).view(batch, regions, size[0] * channels, width)
+        read = read @ columns.mT
+    return read.view(batch, regions, size[0], channels, size[1]).transpose(2, 3)
 
 
 class HACNN(nn.Module):
@@ -147,17 +171,19 @@ class HACNN(nn.Module):
                 f"HACNN: images: got height and width {tuple(images.shape[2:])}, expected {SIZE}"
             )
         x = self.conv(images)
-        local: list[Tensor | None] = [None] * REGIONS
+        local: list[Tensor] = []
         for stage, size in enumerate(REGION_SIZES, start=1):
             source = x
             x, places = getattr(self, f"ha{stage}")(getattr(self, f"inception{stage}")(source))
             if self.learn_region:
                 block = getattr(self, f"local_conv{stage}")
-                for index in range(REGIONS):
-                    # One call a region: in training each has batch statistics of its own.
-                    region = cut_region(source, places[:, index], size, self.align_corners)
-                    before = local[index]
-                    local[index] = block(region if before is None else region + before)
+                # One call a region: in training each has batch statistics of its own.
+                regions = cut_regions(source, places, size, self.align_corners).unbind(1)
+                local = (
+                    [block(a + b) for a, b in zip(regions, local, strict=True)]
+                    if local
+                    else [block(region) for region in regions]
+                )
         features = [self.fc_global(x.mean((2, 3)))]
         if self.learn_region:
             features.append(self.fc_local(torch.cat([part.mean((2, 3)) for part in local], 1)))

@@ -45,7 +45,7 @@ class Linear(nn.Module):
 
 
 class Bottleneck(resnet.Bottleneck):
-    """The usual block, with ``se``, a place that nothing fills here, and its modules in the order of the tree."""
+    """The usual block, its normalisations under the name they have in the tree."""
 
     def __init__(
         self, in_channels: int, planes: int, stride: int, shortcut: nn.Module | None, plan: resnet.BlockPlan
@@ -53,9 +53,11 @@ class Bottleneck(resnet.Bottleneck):
         super().__init__(in_channels, planes, stride, shortcut, plan)
         for name in ("bn1", "bn2", "bn3"):
             setattr(self, name, BatchNorm(getattr(self, name).num_features))
-        del self.downsample
-        self.se = nn.Identity()
-        self.downsample = shortcut
+
+
+def _plan(stage: int, index: int, blocks: int) -> resnet.BlockPlan:
+    """The tree has a place for a gate, ``se``, that nothing fills."""
+    return resnet.BlockPlan(gate=("se", nn.Identity))
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
@@ -80,7 +82,7 @@ class ResNet_MDI(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
         stages = resnet.residual_stages(
-            64, resnet.RESNET50, block=Bottleneck, last_stride=1, shortcut=_shortcut
+            64, resnet.RESNET50, block=Bottleneck, last_stride=1, plan=_plan, shortcut=_shortcut
         )
         for number, stage in enumerate(stages, start=1):
             self.add_module(f"layer{number}", stage)
@@ -248,27 +250,3 @@ class MDINet(nn.Module):
             (b11, b12),
             {f"projection_{name}": value for name, value in zip(maps, projections, strict=True)},
         )
-
-
-def mdinet(
-    num_classes: int,
-    *,
-    con_dim: int = 128,
-    mdi_form: str = "residual",
-    attn_residual: bool = True,
-    projection_from: str = "pooled",
-    normalise_projection: bool = True,
-    parts: str = "halves",
-    test_feature: str = "all",
-) -> MDINet:
-    """MDINet, see the class; feature of 7168."""
-    return MDINet(
-        num_classes,
-        con_dim=con_dim,
-        mdi_form=mdi_form,
-        attn_residual=attn_residual,
-        projection_from=projection_from,
-        normalise_projection=normalise_projection,
-        parts=parts,
-        test_feature=test_feature,
-    )

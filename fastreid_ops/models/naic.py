@@ -4,7 +4,8 @@ generalised-mean pooling and a part-based head as options. Names of parameters a
 
 from __future__ import annotations
 
-from functools import partial
+import inspect
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class NAICNet(nn.Module):
     the sum of the pieces' cosine distances, how the original adds up its distances. (It leaves the pieces as they are,
     although its re-ranking assumes length one.) `pieces` gives them raw and apart, and ``piece_dims`` says how wide
     each is, for a ranking that treats every piece by itself.
+
+    The feature has 2048 entries without the part-based head, 1280 over EfficientNet, whose map has stride 32.
 
     The neck runs once a forward; the original runs it twice, so its running statistics move twice a step.
 
@@ -131,93 +134,31 @@ class NAICNet(nn.Module):
         return TrainOutput(logits, (before,), head.parts, auxiliary)
 
 
-def _network(
-    backbone: str,
-    num_classes: int,
-    *,
-    last_stride: int = 1,
-    pool: str = "avg",
-    neck_feature: str = "after",
-    classifier: str = "linear",
-    pcb: bool = False,
-    pcb_merge: bool = True,
-    pcb_test: str = "merge",
-) -> NAICNet:
-    """`NAICNet` over a residual backbone, feature of 2048 without the part-based head; options as there."""
-    return NAICNet(
-        naic_backbone(backbone, last_stride=last_stride),
-        num_classes,
-        pool=pool,
-        neck_feature=neck_feature,
-        classifier=classifier,
-        pcb=pcb,
-        pcb_merge=pcb_merge,
-        pcb_test=pcb_test,
-    )
+def _factory(backbone: str, **own: object) -> Callable[..., NAICNet]:
+    """Maker of `NAICNet` over one of the original's backbones: its options are ``own``, which go to `naic_backbone`,
+    with their default values, and those of `NAICNet`."""
+
+    def make(num_classes: int, **options: object) -> NAICNet:
+        chosen = {name: options.pop(name, default) for name, default in own.items()}
+        return NAICNet(naic_backbone(backbone, **chosen), num_classes, **options)
+
+    classes, *head = list(inspect.signature(NAICNet).parameters.values())[1:]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    mine = [inspect.Parameter(name, keyword, default=default) for name, default in own.items()]
+    make.__signature__ = inspect.Signature([classes, *mine, *head])
+    return make
 
 
-resnet50_ibn_a = partial(_network, "resnet50_ibn_a")
-resnet101_ibn_a = partial(_network, "resnet101_ibn_a")
-se_resnet50_ibn_a = partial(_network, "se_resnet50_ibn_a")
-se_resnet101_ibn_a = partial(_network, "se_resnet101_ibn_a")
-resnet50_ibn_b = partial(_network, "resnet50_ibn_b")
-resnet101_ibn_b = partial(_network, "resnet101_ibn_b")
-resnest50 = partial(_network, "resnest50")
-resnest50_ibn = partial(_network, "resnest50_ibn")
-resnest101 = partial(_network, "resnest101")
-resnest101_ibn = partial(_network, "resnest101_ibn")
-
-
-def resnet50(
-    num_classes: int,
-    *,
-    legacy_stem: bool = False,
-    last_stride: int = 1,
-    pool: str = "avg",
-    neck_feature: str = "after",
-    classifier: str = "linear",
-    pcb: bool = False,
-    pcb_merge: bool = True,
-    pcb_test: str = "merge",
-) -> NAICNet:
-    """`NAICNet` over a ResNet-50. ``legacy_stem=True`` is the original's: no ReLU after the first normalisation and a
-    pooling of 2 x 2."""
-    return NAICNet(
-        naic_backbone("resnet50", last_stride=last_stride, legacy_stem=legacy_stem),
-        num_classes,
-        pool=pool,
-        neck_feature=neck_feature,
-        classifier=classifier,
-        pcb=pcb,
-        pcb_merge=pcb_merge,
-        pcb_test=pcb_test,
-    )
-
-
-def _efficientnet(
-    backbone: str,
-    num_classes: int,
-    *,
-    drop_connect: float = 0.2,
-    pool: str = "avg",
-    neck_feature: str = "after",
-    classifier: str = "linear",
-    pcb: bool = False,
-    pcb_merge: bool = True,
-    pcb_test: str = "merge",
-) -> NAICNet:
-    """`NAICNet` over EfficientNet-B0, feature of 1280 without the part-based head; its map has stride 32."""
-    return NAICNet(
-        naic_backbone(backbone, drop_connect=drop_connect),
-        num_classes,
-        pool=pool,
-        neck_feature=neck_feature,
-        classifier=classifier,
-        pcb=pcb,
-        pcb_merge=pcb_merge,
-        pcb_test=pcb_test,
-    )
-
-
-efficientnet_b0 = partial(_efficientnet, "efficientnet_b0")
-efficientnet_b7 = partial(_efficientnet, "efficientnet_b7")
+resnet50 = _factory("resnet50", legacy_stem=False, last_stride=1)
+resnet50_ibn_a = _factory("resnet50_ibn_a", last_stride=1)
+resnet101_ibn_a = _factory("resnet101_ibn_a", last_stride=1)
+se_resnet50_ibn_a = _factory("se_resnet50_ibn_a", last_stride=1)
+se_resnet101_ibn_a = _factory("se_resnet101_ibn_a", last_stride=1)
+resnet50_ibn_b = _factory("resnet50_ibn_b", last_stride=1)
+resnet101_ibn_b = _factory("resnet101_ibn_b", last_stride=1)
+resnest50 = _factory("resnest50", last_stride=1)
+resnest50_ibn = _factory("resnest50_ibn", last_stride=1)
+resnest101 = _factory("resnest101", last_stride=1)
+resnest101_ibn = _factory("resnest101_ibn", last_stride=1)
+efficientnet_b0 = _factory("efficientnet_b0", drop_connect=0.2)
+efficientnet_b7 = _factory("efficientnet_b7", drop_connect=0.2)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +40,14 @@ def ranking_feature(
         before = [x * math.sqrt(2 * pool_weight) for x in before]
         after = [x * math.sqrt(2 - 2 * pool_weight) for x in after]
     return torch.cat({"all": (*before, *after), "pooled": before, "neck": after}[test_feature], 1)
+
+
+def frozen_neck(channels: int) -> nn.BatchNorm1d:
+    """The neck of AGW and DEEN: weight from N(1, 0.01), a bias that stays 0."""
+    neck = nn.BatchNorm1d(channels)
+    nn.init.normal_(neck.weight, 1.0, 0.01)
+    neck.bias.requires_grad_(False)
+    return neck
 
 
 def _stem() -> nn.ModuleDict:
@@ -97,19 +104,9 @@ class TwoStream(nn.Module):
 
     def _finish(self, channels: int, num_classes: int) -> None:
         """The neck and the classifier, registered last as in the original."""
-        self.bottleneck = nn.BatchNorm1d(channels)
-        nn.init.normal_(self.bottleneck.weight, 1.0, 0.01)
-        self.bottleneck.bias.requires_grad_(False)
+        self.bottleneck = frozen_neck(channels)
         self.classifier = nn.Linear(channels, num_classes, bias=False)
         nn.init.normal_(self.classifier.weight, 0.0, 0.001)
-
-    def from_resnet(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A ResNet-50's state dict under the names here, for `load_weights`: stem and stages once for every place."""
-        places = ("thermal_module.thermal.", "visible_module.visible.", "base_resnet.base.")
-        own = self.state_dict()
-        return {
-            place + key: value for place in places for key, value in weights.items() if place + key in own
-        }
 
     def stage(self, number: int) -> nn.Sequential:
         """Stage 1..4 of the common part."""

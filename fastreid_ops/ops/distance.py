@@ -40,8 +40,8 @@ def pairwise_distance(
 
     *NaN*: finite rows never give NaN or a negative distance. NaN and Inf are refused, unless
     ``check_finite=False``: then a NaN in a row makes all its distances NaN. The check reads x and y once
-    more (and waits for a GPU); it is left out under torch.compile, torch.export and vmap. A row of zeros
-    has cosine distance 1 and angle pi/2 to every row.
+    more, a tensor that is both only once, and waits for a GPU; it is left out under torch.compile,
+    torch.export and vmap. A row of zeros has cosine distance 1 and angle pi/2 to every row.
 
     *Ties*: equal rows are at distance 0 exactly, ``d(x, y)`` and ``d(y, x)`` are the same bits. Gradients
     are finite: 0 at distance 0 (euclidean, arccos), at angle pi and for a row of zeros (cosine, arccos).
@@ -53,7 +53,8 @@ def pairwise_distance(
 
     *Memory*: the result, and for each CPU thread about 3 MiB of packed rows (more only where 46 rows alone
     exceed that). On a GPU 16 bytes a row for the angular metrics. The gradient: its result, and for each
-    thread 32 rows of D float64 twice (on a GPU 8 D bytes for each row of x).
+    thread 32 rows of D float64 twice (on a GPU 8 D bytes for each row of x); where x and y are one tensor, one
+    more matrix of the size of the result, and half the work.
 
     Raises:
         TypeError: an argument of the wrong type, dtype or layout.
@@ -75,7 +76,8 @@ def pairwise_distance(
         x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, *y.shape[-2:])
     if check_finite:
         check.finite(_OP, "x", x)
-        check.finite(_OP, "y", y)
+        if y is not x:
+            check.finite(_OP, "y", y)
     native = _STATUS.cuda if x.is_cuda else _STATUS.native and x.device.type in ("cpu", "meta")
     if native:
         return torch.ops.fastreid.pairwise_distance(x, y, METRICS.index(metric))
@@ -141,12 +143,15 @@ def _unit(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 def _setup_context(ctx, inputs, output) -> None:
     x, y, ctx.metric = inputs
+    ctx.same = x is y
     ctx.save_for_backward(x, y, output)
 
 
 def _backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
     x, y, distance = ctx.saved_tensors
     gradient = torch.ops.fastreid.pairwise_distance_backward
+    if ctx.same:  # a set against itself, as in every loss on a batch: both gradients in one sweep
+        return gradient(grad + grad.mT, distance, x, y, ctx.metric), None, None
     grad_x = gradient(grad, distance, x, y, ctx.metric) if ctx.needs_input_grad[0] else None
     grad_y = gradient(grad.mT, distance.mT, y, x, ctx.metric) if ctx.needs_input_grad[1] else None
     return grad_x, grad_y, None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -61,6 +62,13 @@ def test_problems_exit_with_1_and_are_listed(own: Path, capsys: pytest.CaptureFi
         (["--dataset", "market1501"], "expected the folder that holds market1501"),
         (["--dataset", "sample", "--root", "."], "expected it with a CSV file only"),
         (["--dataset", "csv"], "expected a CSV file"),
+        ([".", "--dataset", "viper", "--option", "split"], "--option: got 'split', expected NAME=VALUE"),
+        (
+            [".", "--dataset", "viper", "--option", "fold=3"],
+            "got 'fold', expected options of viper: split, seed",
+        ),
+        ([".", "--dataset", "cuhk03", "--option", "labeled=no"], "labeled: got 'no', expected true or false"),
+        (["x.csv", "--option", "split=3"], "--option: got 'split', expected none for a CSV file"),
     ],
 )
 def test_what_cannot_be_read_exits_with_2(
@@ -118,7 +126,43 @@ def test_market1501_is_compared_with_the_published_counts(tmp_path: Path, capsys
     assert "2 images (published 12936)" in text
     assert "1 ids (published 750)" in text
     assert "note: 1 junk images (identity -1) left out (published: 3819)" in text
-    assert "note: 1 entries are no *.jpg files" in text
+    assert "note: 1 entries are no images of this data set" in text
+
+
+def test_published_counts_stand_beside_those_of_any_data_set_and_options_reach_its_reader(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for n, (cam, pid, angle) in enumerate(
+        (cam, pid, angle) for cam, angle in (("a", 0), ("b", 90)) for pid in range(1, 5)
+    ):
+        image(tmp_path / "VIPeR" / f"cam_{cam}" / f"{pid:03d}_{angle}.bmp", n)
+    arguments = [str(tmp_path), "--dataset", "viper", "--option", "split=3"]
+    assert main([*arguments, "--option", "seed=1"]) == 1
+    text = capsys.readouterr().out
+    assert "4 images (published 632)        2 ids (published 316)        2 cameras (published 2)" in text
+    assert "note: split 3 of 20 drawn with seed 1; publications that drew their own used other splits" in text
+    assert "problem: train: 4 images (published: 632), 2 ids (published: 316); figures from it" in text
+    assert text.endswith("3 problems found (images not decoded; --verify does)\n")
+    assert main([*arguments, "--option", "combineall=True", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["published"] == {"train": {"images": 1264, "ids": 632, "cameras": 2}}
+    assert report["counts"] == {"train": {"images": 8, "ids": 4, "cameras": 2}}
+    (tmp_path / "VIPeR" / "cam_b" / "004_90.bmp").unlink()
+    assert main(arguments) == 1
+    assert "problem: viper: " in (text := capsys.readouterr().out)
+    assert "got no image of 1 identities that the other camera has (4)" in text
+
+
+def test_a_bar_on_a_terminal_and_none_elsewhere(own: Path, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream in (io.StringIO(), Terminal()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert main([str(own)]) == 0
+        assert ("checking files" in stream.getvalue()) == stream.isatty()
+    assert "6/6" in stream.getvalue()
 
 
 def test_the_packaged_sample_is_clean_and_described(capsys: pytest.CaptureFixture[str]):

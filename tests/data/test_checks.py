@@ -106,6 +106,14 @@ def test_clean_files_have_no_findings(files: Path):
     assert file_findings(manifest(CLEAN, files), verify=True, threads=1) == []
 
 
+def test_files_are_looked_at_in_blocks(files: Path, monkeypatch: pytest.MonkeyPatch):
+    (files / "e.png").unlink()
+    whole = file_findings(manifest(CLEAN, files))
+    monkeypatch.setattr("fastreid_ops.data.file_checks.BLOCK", 2)
+    assert file_findings(manifest(CLEAN, files)) == whole
+    assert [item.code for item in whole] == ["bad_file"]
+
+
 def test_files_that_cannot_be_used_are_found_without_decoding(files: Path):
     (files / "a.png").unlink()
     (files / "b.png").write_bytes(b"")

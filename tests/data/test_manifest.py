@@ -277,3 +277,27 @@ def test_writing_is_atomic_and_absolute_on_request(tmp_path: Path, monkeypatch: 
         table(path=["a", "b", os.fsdecode(b"\xff")]).write_csv(file)
     manifest.write_csv(file, absolute=True)
     assert Manifest.read_csv(file, "/elsewhere").file(0) == tmp_path / "a.jpg"
+
+
+@pytest.mark.parametrize("value", [True, 1.0])
+def test_what_equals_a_number_seen_before_is_still_refused(value: object):
+    with pytest.raises(TypeError, match=rf"Manifest: camid\[1\]: got {value!r}"):
+        Manifest(root=Path(), path=["a.jpg", "b.jpg"], pid=[1, 2], camid=[1, value], split=["train", "train"])
+
+
+def test_a_part_of_a_manifest_is_a_manifest_of_its_own():
+    whole = Manifest(
+        root=Path("x"), path=["a", "b"], pid=["1", "p"], camid=[0, 1], split=["query", "train"], frame=[3, 4]
+    )
+    part = whole.take([1])
+    part.path.append("c")
+    assert (whole.path, part.pid, part.frame, part.modality, part.root) == (
+        ["a", "b"],
+        ["p"],
+        [4],
+        None,
+        Path("x"),
+    )
+    assert whole.take([1]) == Manifest(
+        root=Path("x"), path=["b"], pid=["p"], camid=[1], split=["train"], frame=[4]
+    )

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fastreid_ops.data.datasets import market1501, read_dataset
+from fastreid_ops.data.datasets._layout import Row
 from fastreid_ops.data.manifest import ManifestError
 
 TREE = {
@@ -81,6 +82,7 @@ def test_the_error_lists_what_was_looked_for_and_what_is_there(tmp_path: Path):
     assert f"{tmp_path / 'market1501' / 'Market-1501-v15.09.15'} (no such folder)" in message
     assert f"{tmp_path / 'Market-1501-v15.09.15'} (without bounding_box_train, bounding_box_test)" in message
     assert f"{tmp_path} holds Market-1501-v15.09.15, Market1501" in message
+    assert f"{tmp_path / 'Market1501'} is market1501 in other capitals" in message
     with pytest.raises(ManifestError, match="which is no folder"):
         market1501.read(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
@@ -95,14 +97,14 @@ def test_the_error_lists_what_was_looked_for_and_what_is_there(tmp_path: Path):
 )  # fmt: skip
 def test_names_without_identity_and_camera_are_refused(tmp_path: Path, name: str):
     build(tmp_path, {**TREE, "query": [*TREE["query"], name]})
-    with pytest.raises(ManifestError, match="expected files named like") as caught:
+    with pytest.raises(ManifestError, match=r"expected \*.jpg files named like") as caught:
         market1501.read(tmp_path)
     assert f"query/{name}" in str(caught.value)
 
 
 def test_an_empty_split_is_refused_with_what_lies_there(tmp_path: Path):
     build(tmp_path, {**TREE, "query": ["-1_c1s1_000001_00.jpg", "0001_c1s1.png"]})
-    with pytest.raises(ManifestError, match=r"got no image to use, expected .*0001_c1s1.png"):
+    with pytest.raises(ManifestError, match=r"got no image to use for query, expected .*query/0001_c1s1.png"):
         market1501.read(tmp_path)
 
 
@@ -111,14 +113,14 @@ def test_findings_name_traps_and_published_counts(tmp_path: Path):
         tmp_path,
         {**TREE, "query": [*TREE["query"], "0000_c1s1_000001_00.jpg", "1502_c7s1_000001_00.jpg", "x.jpg"]},
     )
-    found = {item.code: item for item in market1501.findings(market1501.scan(tmp_path))}
+    found = {item.code: item for item in market1501.scan(tmp_path).findings()}
     assert found["junk"].count == 1
     assert "published: 3819" in found["junk"].text
-    assert found["not_jpg"].count == 5
+    assert found["not_used"].count == 5
     assert found["unreadable_names"].examples == ("query/x.jpg",)
     assert found["outside_range"].examples == ("query/1502_c7s1_000001_00.jpg",)
     assert found["distractor_id"].examples == ("query/0000_c1s1_000001_00.jpg",)
-    texts = [item.text for item in market1501.findings(market1501.scan(tmp_path))]
+    texts = [item.text for item in market1501.scan(tmp_path).findings()]
     assert any(
         "3 images (published: 12936), 2 ids (published: 751), 3 cameras (published: 6)" in text
         for text in texts
@@ -126,15 +128,35 @@ def test_findings_name_traps_and_published_counts(tmp_path: Path):
 
 
 def test_a_tree_with_the_published_counts_has_no_finding(tmp_path: Path):
-    tree = market1501.Tree(tmp_path)
+    build(tmp_path)
+    tree = market1501.scan(tmp_path)
+    tree.rows, tree.passed, tree.found = [], [], []
     sizes = {
         "train": (range(751, 1502), 12936),
         "query": (range(1, 751), 3368),
         "gallery": (range(751), 15913),
     }
     for split, (pids, images) in sizes.items():
-        tree.rows += [(f"{split}/{n}.jpg", pids[n % len(pids)], n % 6, split) for n in range(images)]
-    assert market1501.findings(tree) == []
+        tree.rows += [Row(f"{split}/{n}.jpg", pids[n % len(pids)], n % 6, split) for n in range(images)]
+    assert tree.findings() == []
+    tree.rows.pop()
+    assert [item.code for item in tree.findings()] == ["differs_from_published"]
+
+
+def test_all_images_for_training_and_further_distractors(tmp_path: Path):
+    build(tmp_path, {**TREE, "images": ["0000_c1s1_000001_00.jpg", "-1_c2s1_000001_00.jpg"]})
+    with_more = market1501.read(tmp_path, distractors=True)
+    assert set(with_more.path) - set(market1501.read(tmp_path).path) == {"images/0000_c1s1_000001_00.jpg"}
+    manifest = market1501.read(tmp_path, combineall=True)
+    assert set(manifest.split) == {"train"}
+    assert set(manifest.pid) == {1, 2, 7}
+    assert len(manifest) == 6
+
+
+def test_hidden_files_of_an_unpacked_archive_are_no_images(tmp_path: Path):
+    build(tmp_path, {**TREE, "query": [*TREE["query"], "._0001_c1s1_001051_00.jpg"]})
+    assert "query/._0001_c1s1_001051_00.jpg" in market1501.scan(tmp_path).passed
+    assert len(market1501.read(tmp_path)) == 7
 
 
 def test_read_dataset_refuses_unknown_names_options_and_missing_roots(tmp_path: Path):
@@ -144,7 +166,9 @@ def test_read_dataset_refuses_unknown_names_options_and_missing_roots(tmp_path: 
         read_dataset("Market-1501", tmp_path)
     with pytest.raises(ValueError, match="root: got None, expected the folder that holds market1501"):
         read_dataset("market1501")
-    with pytest.raises(ValueError, match="options: got 'combine', expected options of market1501: none"):
+    with pytest.raises(
+        ValueError, match="options: got 'combine', expected options of market1501: distractors, combineall"
+    ):
         read_dataset("market1501", tmp_path, combine=True)
     with pytest.raises(ValueError, match="expected the name of a CSV file"):
         read_dataset("csv")

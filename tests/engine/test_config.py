@@ -194,6 +194,22 @@ def test_refused_recipes(tmp_path, text, words):
         (["--model.name", "osnet_x0_52"], "model.name: got 'osnet_x0_52'"),
         (["--data.dataset", "market1502"], "nearest: market1501"),
         (["--eval.sets", "[{name: a, protocol: market}]"], "eval.sets.0.protocol: got 'market'"),
+        (
+            ["--eval.sets", "[{name: a, protocol: llcm, protocol_options: {trial: 2}}]"],
+            "eval.sets.0.protocol_options: Protocol: fields: got unknown trial",
+        ),
+        (
+            ["--eval.sets", "[{name: a, protocol: llcm, protocol_options: {trials: 0}}]"],
+            "eval.sets.0.protocol_options: Protocol: trials: got 0",
+        ),
+        (
+            ["--eval.sets", "[{name: a, protocol_options: {max_rank: 5}}]"],
+            "eval.sets.0.protocol_options: max_rank: got 5, expected at least 10",
+        ),
+        (
+            ["--eval.sets", "[{name: a, protocol: prcc}, {name: a-prcc_same_clothes}]"],
+            "name 'a-prcc_same_clothes' appears twice",
+        ),
         (["--data.dataset", "peeple"], "nearest: people"),
     ],
 )

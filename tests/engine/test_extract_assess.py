@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features in order and modes put back; evaluation of a set against ranks counted by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from fastreid_ops.config import Config, EvalSet
+from fastreid_ops.data.datasets import gallery_permutations, sysu_mm01
 from fastreid_ops.data.images import BadImageError, BadImagePolicy
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.engine import setup
@@ -135,7 +138,7 @@ def test_figures_by_hand(folder):
     without b0 itself ...
     """
     made, _ = data(*folder)
-    found = assess(Red(), made, CPU, metric="euclidean")
+    found = assess(Red(), made, CPU, metric="euclidean")["set"]
     record = result_record(found, 3)
     first = [query["first_rank"] for query in record["queries"]]
     features = {
@@ -159,7 +162,7 @@ def test_figures_by_hand(folder):
 
 def test_colour_alone(folder):
     made, policy = data(*folder)
-    found = assess_colour(made, policy)
+    found = assess_colour(made, policy)["set"]
     assert found.result.first_rank[:2] == [1, 1]
     assert found.result.first_rank[2] > 1
 
@@ -168,10 +171,10 @@ def test_colour_alone(folder):
 def test_bad_files(folder, mode):
     (folder[0] / "c1.png").write_bytes(b"no image")
     made, policy = data(*folder, mode=mode)
-    found = assess(Red(), made, CPU, metric="euclidean")
-    assert len(found.query) == (5 if mode == "skip" else 6)
+    found = assess(Red(), made, CPU, metric="euclidean")["set"]
+    assert len(found.query_features) == (5 if mode == "skip" else 6)
     assert list(policy.files) == [str(folder[0] / "c1.png")]
-    assert len(assess_colour(made, policy).query) == 5
+    assert len(assess_colour(made, policy)["set"].query_rows) == 5
     with pytest.raises(BadImageError, match=r"c1\.png"):
         assess(Red(), data(*folder)[0], CPU, metric="euclidean")
 
@@ -196,3 +199,109 @@ def test_table():
     assert lines[1].split()[-5:] == ["50.0", "25.0", "100.0", "100.0", "100.0"]
     assert "people" in lines[2]
     assert len({len(line) for line in lines}) == 1
+
+
+def shown_twice(folder, rows, **columns):
+    """The manifest with a modality by camera, and what else is given, on both sides."""
+    made = manifest(folder, rows)
+    modality = ["infrared" if camid else "visible" for camid in made.camid]
+    return dataclasses.replace(made, modality=modality, **columns)
+
+
+def made_for(folder, rows, protocol, **options):
+    config = Config()
+    config.data.height, config.data.width, config.data.workers, config.eval.batch_size = 8, 4, 0, 4
+    item = EvalSet(name="set", protocol=protocol, protocol_options=options)
+    return setup.eval_data(item, shown_twice(folder, rows), config, BadImagePolicy("skip"))
+
+
+def test_a_family_reads_each_file_once_and_has_a_result_for_each_member(folder):
+    made = made_for(*folder, "regdb")
+    assert made.files.path == [name for name, _, _ in folder[1]]
+    assert made.files.modality == ["visible", "infrared"] * 3
+    found = assess(Red(), made, CPU, metric="euclidean")
+    assert list(found) == ["set-regdb_visible2thermal", "set-regdb_thermal2visible"]
+    for one, name in zip(found.values(), ("0.png", "1.png"), strict=True):
+        record = result_record(one, 5)
+        assert {query["path"][-5:] for query in record["queries"]} == {name}
+        assert record["counts"] == {
+            "queries": 3,
+            "gallery": 3,
+            "valid": 3,
+            "absent_pid": 0,
+            "same_camera_only": 0,
+        }
+        assert record["label"].endswith(f", {one.name[4:]}")
+        assert "trials" not in record
+
+
+def test_only_what_some_trial_shows_is_read(folder):
+    """Visible queries against one drawn infrared image: the other infrared images are never opened."""
+    root, rows = folder
+    more = [(f"{pid}{n}.png", pid, 1) for pid in COLOURS for n in range(2, 9)]
+    for name, _, _ in more:
+        (root / name).write_bytes(b"would not open")
+    made = made_for(root, rows + more, "llcm_vis2nir", trials=1, draw_seed=4)
+    assert len(made.files) == 6
+    assert "(draw_seed=4, trials=1)" in made.draws["set"].protocol.name
+
+
+def test_an_unreadable_file_leaves_the_draw_as_it_was(folder):
+    root, rows = folder
+    more = [(f"{pid}{n}.png", pid, 1) for pid in COLOURS for n in range(2, 5)]
+    for name, pid, _ in more:
+        Image.fromarray(np.full((8, 4, 3), COLOURS[pid], dtype=np.uint8)).save(root / name)
+    whole = made_for(root, rows + more, "llcm_vis2nir", trials=3, camera_rule="none")
+    first = whole.draws["set"].trials[0].gallery.tolist()
+    (root / whole.gallery.path[first[0]]).write_bytes(b"no image")
+    again = made_for(root, rows + more, "llcm_vis2nir", trials=3, camera_rule="none")
+    assert all(
+        torch.equal(a.gallery, b.gallery)
+        for a, b in zip(whole.draws["set"].trials, again.draws["set"].trials, strict=True)
+    )
+    found = assess(Red(), again, CPU, metric="euclidean")["set"]
+    assert found.result.results[0].gallery == 2
+    record = result_record(found, 3)
+    assert [entry["path"] for entry in record["ranked"][0]["gallery"]] != []
+    assert record["note"].endswith("Means over 3 trials; queries and ranked lists are those of the first.")
+
+
+def test_the_official_table_is_used_where_there_is_one(folder, monkeypatch):
+    table = {(pid, camid): [[1]] * 10 for pid in COLOURS for camid in range(2)}
+    asked = []
+
+    def permutations(name, root):
+        asked.append((name, root))
+        return table
+
+    monkeypatch.setattr(setup, "gallery_permutations", permutations)
+    official = made_for(*folder, "sysu_mm01").draws["set"].protocol
+    assert official.draw_seeding == "official"
+    assert asked == [("people", None)]
+    monkeypatch.setattr(setup, "gallery_permutations", lambda name, root: None)
+    assert made_for(*folder, "sysu_mm01").draws["set"].protocol.draw_seeding == "each_trial"
+
+
+def test_permutations_are_those_of_the_data_set(tmp_path, monkeypatch):
+    assert gallery_permutations("people", tmp_path) is None
+    assert gallery_permutations("sysu_mm01", None) is None
+    assert gallery_permutations("sysu_mm01", tmp_path) is None
+    (tmp_path / "SYSU-MM01" / "exp").mkdir(parents=True)
+    (tmp_path / "SYSU-MM01" / "exp" / "rand_perm_cam.mat").write_bytes(b"no table")
+    with pytest.raises(ValueError, match="sysu_mm01"):  # there, so never passed over in silence
+        gallery_permutations("sysu_mm01", tmp_path)
+    monkeypatch.setattr(sysu_mm01, "permutations", lambda root: {"from": root})
+    assert gallery_permutations("sysu_mm01", tmp_path) == {"from": tmp_path}
+
+
+def test_clothes_and_names_for_identities_go_through(folder):
+    root, rows = folder
+    config = Config()
+    config.data.height, config.data.width, config.data.workers = 8, 4, 0
+    whole = shown_twice(root, rows, clothes=["x", "x", "x", "y", "x", "x"] * 2)
+    item = EvalSet(name="set", protocol="clothes_changing")
+    made = setup.eval_data(item, whole, config, BadImagePolicy())
+    found = assess(Red(), made, CPU, metric="euclidean")["set"].result
+    assert found.status == [2, 2, 0, 0, 2, 2]  # only b changed
+    with pytest.raises(ValueError, match=r"eval\.sets: set: draw: query\.tracklets: got None"):
+        setup.eval_data(EvalSet(name="set", protocol="mars"), whole, config, BadImagePolicy())

@@ -2,6 +2,7 @@
 """Every protocol against somebody else: recorded figures of the public evaluators, the evaluators of torchreid and
 fast-reid themselves, and the official scripts restated as plain loops."""
 
+import random
 from pathlib import Path
 
 import fastreid_ops.numpy as door
@@ -11,7 +12,7 @@ import torch
 from rivals.ranking import load_file, package_file
 from sklearn.metrics import average_precision_score
 
-from fastreid_ops.evaluation import Labels, evaluate
+from fastreid_ops.evaluation import FAMILIES, Columns, Labels, evaluate, evaluate_protocol, protocols
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -21,10 +22,23 @@ def golden(folder, name):
         return {key: torch.from_numpy(arrays[key]) for key in arrays}
 
 
-@pytest.mark.parametrize(("name", "key"), [("sysu_mm01", "sysu"), ("llcm", "llcm"), ("regdb", "regdb")])
+def cameras_from_zero(data, key):
+    """The recorded camera numbers count from 1; RegDB has none."""
+    recorded = [data.get(f"{side}_cam_{key}") for side in "qg"]
+    return [None if cameras is None else cameras - 1 for cameras in recorded]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        *((name, "sysu") for name in FAMILIES["sysu_mm01_family"]),
+        *((name, "llcm") for name in (*FAMILIES["llcm"], "llcm_vis2nir_transposed")),
+        *((name, "regdb") for name in FAMILIES["regdb"]),
+    ],
+)
 def test_visible_infrared_goldens(name, key):
     data = golden("visible_infrared", "eval.npz")
-    cameras = [data.get(f"{side}_cam_{key}") for side in "qg"]
+    cameras = cameras_from_zero(data, key)
     query, gallery = (Labels(data[f"{side}_pid"], cam) for side, cam in zip("qg", cameras, strict=True))
     result = evaluate(data["dist"], query, gallery, name)
     assert result.mAP == pytest.approx(data[f"{key}_mAP"].item(), abs=1e-14)
@@ -37,14 +51,17 @@ def test_the_two_ways_to_write_the_rule_of_sysu_are_one():
     """DEEN drops gallery camera 2 for queries of camera 3; the official script renames 3 to 2 and drops the query's
     camera."""
     data = golden("visible_infrared", "eval.npz")
-    query, gallery = Labels(data["q_pid"], data["q_cam_sysu"]), Labels(data["g_pid"], data["g_cam_sysu"])
-    assert set(query.camids.tolist()) == {3, 6}
-    assert 2 in gallery.camids
+    cameras = cameras_from_zero(data, "sysu")
+    query, gallery = (Labels(data[f"{side}_pid"], cam) for side, cam in zip("qg", cameras, strict=True))
+    assert set(query.camids.tolist()) == {2, 5}
+    assert 1 in gallery.camids
     result = evaluate(data["dist"], query, gallery, "sysu_mm01")
-    for camera in (3, 6):
+    for camera in (2, 5):
         here = query.camids == camera
-        kept = (gallery.camids != 2) if camera == 3 else torch.ones_like(gallery.camids, dtype=torch.bool)
-        by_hand = evaluate(data["dist"][here][:, kept], query.at(here), gallery.at(kept), "regdb")
+        kept = (gallery.camids != 1) if camera == 2 else torch.ones_like(gallery.camids, dtype=torch.bool)
+        by_hand = evaluate(
+            data["dist"][here][:, kept], query.at(here), gallery.at(kept), "regdb_visible2thermal"
+        )
         places = here.nonzero().flatten().tolist()
         assert [result.ap[q] for q in places] == by_hand.ap
         assert [result.first_rank[q] for q in places] == by_hand.first_rank
@@ -53,12 +70,15 @@ def test_the_two_ways_to_write_the_rule_of_sysu_are_one():
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("std", "market1501"),
-        ("ltcc_cc", "clothes_changing"),
-        ("prcc_all", "prcc"),
+        ("std", "ltcc_standard"),
+        ("ltcc_cc", "ltcc_clothes_changing"),
+        ("prcc_all", "prcc_cross_clothes"),
         ("ccreid_std", "market1501"),
+        ("ccreid_std", "ccvid_standard"),
+        ("ccreid_std", "vcclothes_all"),
         ("ccreid_SC", "same_clothes"),
         ("ccreid_CC", "clothes_changing"),
+        ("ccreid_CC", "ccvid_clothes_changing"),
     ],
 )
 def test_cloth_changing_goldens(key, name):
@@ -102,6 +122,32 @@ def test_market1501(name):
     result = evaluate(tensors[0], Labels(tensors[1], tensors[3]), Labels(tensors[2], tensors[4]))
     assert result.cmc == pytest.approx(found[0].tolist(), abs=1e-6)
     assert result.mAP == pytest.approx(np.mean(found[1]), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_selection_and_its_trials(name):
+    """Two cameras ask two others over three draws of one image of each pid and camera: theirs on the drawn rows."""
+    rng = np.random.default_rng(8)
+    features = rng.normal(size=(300, 8))
+    pids, cams = rng.integers(12, size=300), rng.integers(6, size=300)
+    columns = Columns(pids.tolist(), cams.tolist(), names=[f"{n:03d}" for n in range(300)])
+    (rules,) = protocols(
+        "market1501", query_cameras=[0, 1, 2], gallery_cameras=[2, 3, 5], gallery_draw="pid_camera", trials=3
+    )
+    found = evaluate_protocol(*[torch.from_numpy(features)] * 2, columns, columns, rules)
+    for number, result in enumerate(found.results):
+        random.seed(number)
+        g = [
+            random.choice(np.flatnonzero((pids == pid) & (cams == cam)).tolist())
+            for pid in range(12)
+            for cam in (2, 3, 5)
+            if ((pids == pid) & (cams == cam)).any()
+        ]
+        q = np.flatnonzero(cams <= 2)
+        distance = ((features[q][:, None] - features[g]) ** 2).sum(2).astype(np.float32)
+        theirs = peer(name).eval_market1501(distance, pids[q], pids[g], cams[q], cams[g], 20)
+        assert result.cmc[:20] == pytest.approx(theirs[0].tolist(), abs=1e-6)
+        assert result.mAP == pytest.approx(np.mean(theirs[1]), abs=1e-9)
 
 
 @pytest.mark.parametrize("name", PEERS)

@@ -47,7 +47,7 @@ def test_only_plain_types(result):
             return all(walk(each) for each in value.values())
         if isinstance(value, list):
             return all(map(walk, value))
-        return type(value) in (str, int, float)
+        return type(value) in (str, int, float, bool)
 
     assert walk(result.to_dict())
 
@@ -101,7 +101,8 @@ def test_table_says_everything(result):
         ("cmc: got 11", lambda d: d["cmc"].pop()),
         ("status: got", lambda d: d["status"].__setitem__(0, 7)),
         ("Protocol: ap: got 'x'", lambda d: d["protocol"].update(ap="x")),
-        ("unknown trials", lambda d: d["protocol"].update(trials=10)),
+        ("unknown direction", lambda d: d["protocol"].update(direction="both")),
+        ("trials: got 10", lambda d: d["protocol"].update(trials=10)),
     ],
 )
 def test_refuses_what_is_not_a_result(result, pattern, change, tmp_path):

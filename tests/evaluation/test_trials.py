@@ -38,17 +38,19 @@ def test_splits_have_their_own_matrices(problem):
     matrices = [distance, distance.flip(0), distance[:, :30]]
     queries = [query, query.at(torch.arange(19, -1, -1)), query]
     galleries = [gallery, gallery, gallery.at(torch.arange(30))]
-    found = evaluate_trials(matrices, queries, galleries, "regdb")
-    want = [evaluate(*each, "regdb") for each in zip(matrices, queries, galleries, strict=True)]
+    found = evaluate_trials(matrices, queries, galleries, "regdb_visible2thermal")
+    want = [
+        evaluate(*each, "regdb_visible2thermal") for each in zip(matrices, queries, galleries, strict=True)
+    ]
     assert found.results == tuple(want)
     assert found.results[0].mAP == pytest.approx(found.results[1].mAP, abs=1e-15)
-    same = evaluate_trials(matrices[:2], query, gallery, "regdb")
+    same = evaluate_trials(matrices[:2], query, gallery, "regdb_visible2thermal")
     assert same.results[0] == want[0]
 
 
 def test_round_trip_is_exact(problem, tmp_path):
     distance, query, gallery, galleries = problem
-    found = evaluate_trials(distance, query, gallery, "llcm", galleries=galleries)
+    found = evaluate_trials(distance, query, gallery, "llcm_vis2nir", galleries=galleries)
     assert Trials.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     path = found.save(tmp_path / "trials.json")
     assert Trials.load(path) == found
@@ -57,7 +59,7 @@ def test_round_trip_is_exact(problem, tmp_path):
 
 def test_table(problem):
     distance, query, gallery, galleries = problem
-    found = evaluate_trials(distance, query, gallery, "llcm", galleries=galleries)
+    found = evaluate_trials(distance, query, gallery, "llcm_vis2nir", galleries=galleries)
     head, means, deviations, size, rules = str(found).splitlines()
     assert head.split() == ["mAP", "mINP", "Rank-1", "Rank-5", "Rank-10"]
     assert means.split()[:2] == ["mean", f"{100 * found.mAP:.2f}"]
@@ -97,7 +99,7 @@ def test_refuses(problem, error, pattern, change):
 
 def test_trials_are_of_one_protocol(problem):
     distance, query, gallery, _ = problem
-    results = [evaluate(distance, query, gallery, name) for name in ("llcm", "regdb")]
+    results = [evaluate(distance, query, gallery, name) for name in ("llcm_vis2nir", "regdb_visible2thermal")]
     with pytest.raises(ValueError, match="expected results of one protocol"):
         Trials(tuple(results))
     with pytest.raises(ValueError, match="got no result"):

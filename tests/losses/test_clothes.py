@@ -106,6 +106,53 @@ def test_memory_momentum_starts_when_the_bank_is_full():
     assert loss.feature_memory.flatten().tolist() == [3, 0.75 * 5 + 0.25 * 8]
 
 
+def test_memory_takes_no_nan(cal):
+    """One overflow would stay in the bank for good."""
+    _, features, clothes, positives = cal
+    loss = ClothesAdversarialMemoryLoss(12, 16)
+    bad = features.clone()
+    bad[2, 3], bad[5, 0] = torch.nan, torch.inf
+    for run in (lambda: loss(bad, clothes, positives), lambda: loss.remember(bad, clothes)):
+        with pytest.raises(
+            ValueError,
+            match=r"features: got NaN or Inf in 2 of 8 rows \(the first is row 2\), expected finite",
+        ):
+            run()
+    assert not loss.feature_memory.any()
+    assert (loss.label_memory == -1).all()
+
+
+def test_memory_writes_the_rows_of_the_batch_alone(cal):
+    """The bank of a large data set is hundreds of MB: no copy of it is made."""
+    _, features, clothes, _ = cal
+    loss = ClothesAdversarialMemoryLoss(5000, 16)
+    place, version = loss.feature_memory.data_ptr(), loss.feature_memory[100:].clone().normal_()
+    loss.feature_memory[100:] = version
+    with torch.profiler.profile(profile_memory=True) as profile:
+        loss.remember(features, clothes)
+    assert max(event.cpu_memory_usage for event in profile.events()) < loss.feature_memory.nbytes / 10
+    assert loss.feature_memory.data_ptr() == place
+    assert torch.equal(loss.feature_memory[100:], version)
+    for outfit in clothes.unique():
+        torch.testing.assert_close(loss.feature_memory[outfit], features[clothes == outfit].mean(0))
+
+
+def test_memory_of_several_batches_before_one_backward(cal):
+    """Gradient accumulation: what the second batch writes must not reach the gradient of the first."""
+    _, features, clothes, positives = cal
+    gradients = []
+    for accumulate in (False, True):
+        loss = ClothesAdversarialMemoryLoss(12, 16)
+        leaves = [features.clone().requires_grad_(), (features + 1).requires_grad_()]
+        if accumulate:
+            sum([loss(leaf, clothes, positives) for leaf in leaves]).backward()
+        else:
+            for leaf in leaves:
+                loss(leaf, clothes, positives).backward()
+        gradients.append([leaf.grad for leaf in leaves])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
 def test_memory_is_saved(cal):
     _, features, clothes, positives = cal
     loss, other = ClothesAdversarialMemoryLoss(12, 16), ClothesAdversarialMemoryLoss(12, 16)

@@ -107,7 +107,7 @@ def test_malformed(loss):
         loss(x, x[:, :2], y)
     with pytest.raises(ValueError, match=r"infrared_labels: got shape \(4,\), expected \(3,\)"):
         loss(x, x[:3], y)
-    with pytest.raises(TypeError, match=r"visible_labels: got torch\.float32"):
+    with pytest.raises(TypeError, match=r"visible_labels: got float32"):
         loss(x, x, y.float())
 
 
@@ -117,6 +117,10 @@ def test_unchecked_rows_without_partners_add_nothing():
     assert loss.item() == 0
     loss.backward()
     assert v.grad.isfinite().all()
+    for other_positives in (False, True):  # rows without a positive, and with fewer than k
+        loss = CMKICLoss(2, other_positives=other_positives, check_inputs=False)
+        (gradient,) = torch.autograd.grad(loss(v, i, VISIBLE_LABELS + 1, INFRARED_LABELS), v)
+        assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_malformed():
     loss = KnowledgeDistillationLoss()
     with pytest.raises(ValueError, match=r"teacher: got shape \(2, 4\), expected \(2, 3\), that of student"):
         loss(torch.zeros(2, 3), torch.zeros(2, 4))
-    with pytest.raises(TypeError, match=r"student: got torch\.int64"):
+    with pytest.raises(TypeError, match=r"student: got int64"):
         loss(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))
     with pytest.raises(ValueError, match="KnowledgeDistillationLoss: temperature: got 0, expected"):
         KnowledgeDistillationLoss(0)

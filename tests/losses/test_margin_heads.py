@@ -182,6 +182,22 @@ def test_without_labels_cosines_are_scaled(make):
         assert (with_margin <= want + 1e-4).all()
 
 
+def test_rows_of_zeros_get_no_gradient():
+    """Features and class rows alike, and the others get theirs all the same (F.normalize: 1e12 times too much)."""
+    head = CosFaceHead(3, 4)
+    features = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    features[1] = 0
+    features.requires_grad_()
+    with torch.no_grad():
+        head.weight[2] = 0
+    logits = head(features, torch.tensor([0, 1, 2]))
+    assert logits[1].tolist() == [0, pytest.approx(-9.0), 0, 0]
+    assert (logits[0, 2].item(), logits[2, 2].item()) == (0, pytest.approx(-9.0))
+    logits.square().sum().backward()
+    for gradient, zero in ((features.grad, 1), (head.weight.grad, 2)):
+        assert [bool(row.any()) for row in gradient] == [i != zero for i in range(len(gradient))]
+
+
 def test_initial_weights():
     torch.manual_seed(0)
     assert AMSoftmaxHead(64, 500).state_dict().keys() == {"W"}
@@ -211,7 +227,7 @@ def test_malformed():
         CircleHead(4, 3, scale=0)
     with pytest.raises(ValueError, match="CosFaceHead: num_classes: got 0"):
         CosFaceHead(4, 0)
-    with pytest.raises(ValueError, match="form: got 'softmax', expected one of arcface, cosface, circle"):
+    with pytest.raises(ValueError, match="form: got 'softmax', expected one of arcface, cosface or circle"):
         CosineClassificationLoss("softmax")
     with pytest.raises(ValueError, match=r"cosine: got shape \(4,\)"):
         CosineClassificationLoss()(torch.zeros(4), torch.zeros(4, dtype=torch.int64))

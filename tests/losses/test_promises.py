@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every loss promises: float32 for half-precision inputs, nothing but finite numbers, one identity refused."""
+"""What every loss promises: float32 for half-precision inputs, nothing but finite numbers, one identity refused,
+nothing larger than the batch needs, one graph under torch.compile."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastreid_ops.losses import (
     AMSoftmaxHead,
@@ -53,8 +55,9 @@ def centres():
     return lambda x: loss(x, LABELS)
 
 
-def memory(x):
-    return ClothesAdversarialMemoryLoss(4, 4)(x, CLOTHES, PERSONS[CLOTHES])
+def memory():
+    loss = ClothesAdversarialMemoryLoss(4, 4)
+    return lambda x: loss(x, CLOTHES, PERSONS[CLOTHES])
 
 
 # name -> loss of (8, 4) features; the first half stands for one modality, branch or set where there are two
@@ -85,7 +88,7 @@ EMBEDDINGS = {
     "pairwise cosface": lambda x: PairwiseCosFaceLoss()(x, LABELS),
     "pairwise circle": lambda x: PairwiseCircleLoss()(x, LABELS),
     "contrastive": lambda x: ContrastiveLoss()(x, LABELS),
-    "clothes memory": memory,
+    "clothes memory": memory(),
 }
 # name -> loss of (8, 4) logits
 LOGITS = {
@@ -204,3 +207,162 @@ def test_descends(loss):
         loss(x).backward()
         optimizer.step()
     assert loss(x).item() < before
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "triplet",
+        "regularised, normalised",
+        "centre",
+        "cmkic",
+        "cross-modal contrastive",
+        "cpm",
+        "arcface, smoothed",
+        "am-softmax",
+        "circle",
+        "pairwise circle",
+        "contrastive",
+        "clothes memory",
+        "cross entropy, others",
+        "parts",
+        "classification, arcface",
+        "clothes",
+    ],
+)
+def test_one_graph_under_compile(name):
+    """With its checks as they come: what reads labels is left out there."""
+    loss = (EMBEDDINGS | LOGITS)[name]
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    (want,) = torch.autograd.grad(loss(x), x)
+    value = torch.compile(loss, backend="eager", fullgraph=True)(x)
+    torch.testing.assert_close(value, loss(x))
+    torch.testing.assert_close(torch.autograd.grad(value, x)[0], want)
+
+
+@pytest.mark.parametrize("loss", [*EMBEDDINGS.values(), *LOGITS.values()], ids=[*EMBEDDINGS, *LOGITS])
+def test_strides_do_not_matter(loss):
+    wide = torch.randn(4, 17, generator=torch.Generator().manual_seed(3))
+    plain = wide[:, 1::2].T.contiguous().requires_grad_()
+    (want,) = torch.autograd.grad(loss(plain), plain)
+    leaf = wide.clone().requires_grad_()
+    value = loss(leaf[:, 1::2].T)
+    torch.testing.assert_close(value, loss(plain))
+    torch.testing.assert_close(torch.autograd.grad(value, leaf)[0][:, 1::2].T, want)
+
+
+@pytest.mark.parametrize("loss", EMBEDDINGS.values(), ids=EMBEDDINGS)
+def test_a_step_of_mixed_precision(loss):
+    """float16 features of length 100, the loss scaled: no overflow, and the gradient that float32 gives."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=128.0)
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(4))
+    weight = (100 * rows / rows.norm(dim=1, keepdim=True)).requires_grad_()
+    (want,) = torch.autograd.grad(loss(weight.half().float()), weight)
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with torch.autocast("cpu", dtype=torch.float16):
+        value = loss(torch.eye(8) @ weight)
+    assert value.isfinite()
+    scaler.scale(value).backward()
+    scaler.unscale_(optimizer)
+    assert torch.isfinite(weight.grad).all()
+    torch.testing.assert_close(weight.grad, want, rtol=0.02, atol=0.002 * want.abs().max().item() + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "triplet",
+        "triplet, cosine",
+        "regularised, normalised",
+        "cmkic",
+        "cross-modal contrastive",
+        "cpm",
+        "pairwise circle",
+    ],
+)
+def test_a_second_derivative_is_refused(name):
+    """Of what runs on the distance op: an error, not a wrong number."""
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    (first,) = torch.autograd.grad(EMBEDDINGS[name](x), x, create_graph=True)
+    with pytest.raises(NotImplementedError, match="pairwise_distance: second derivative: got"):
+        first.square().sum().backward()
+
+
+@pytest.mark.parametrize("name", ["centre", "ring", "orthogonality, cosine", "arcface, smoothed", "cosface"])
+def test_second_derivatives(name):
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(EMBEDDINGS[name], x.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        BatchHardTripletLoss,
+        WeightedTripletLoss,
+        WeightedRegularizedTripletLoss,
+        CMKICLoss,
+        CPMLoss,
+        ContrastiveLoss,
+        LabelSmoothedCrossEntropy,
+        CosineClassificationLoss,
+        ClothesAdversarialLoss,
+        lambda **options: CenterLoss(2, 4, **options),
+        lambda **options: ArcFaceHead(2, 4, **options),
+        lambda **options: ClothesAdversarialMemoryLoss(2, 4, **options),
+    ],
+)
+def test_switches_are_true_or_false(kind):
+    """The word 'false' of a configuration file is true to Python."""
+    with pytest.raises(TypeError, match=r"\w+: check_inputs: got str, expected True or False"):
+        kind(check_inputs="false")
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [CenterLoss(4, 4), RingLoss(), CircleHead(4, 4), ClothesAdversarialMemoryLoss(4, 4)],
+)
+def test_devices_that_differ_are_named(loss):
+    """A loss with tensors of its own that was not moved with the model."""
+    x = torch.zeros(8, 4, device="meta")
+    rest = {
+        "RingLoss": (),
+        "ClothesAdversarialMemoryLoss": (CLOTHES.to("meta"), PERSONS[CLOTHES].to("meta")),
+    }.get(type(loss).__name__, (CLOTHES.to("meta"),))
+    with pytest.raises(
+        ValueError, match=f"{type(loss).__name__}: features: got device meta, expected cpu, the device of"
+    ):
+        loss(x, *rest)
+
+
+class Sizes(TorchDispatchMode):
+    """The largest number of elements of any result."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(value, torch.Tensor):
+                self.largest = max(self.largest, value.numel())
+        return result
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        v
+        for k, v in EMBEDDINGS.items()
+        if not k.startswith(("centre", "arc", "cos", "am-", "circle", "clothes"))
+    ],
+    ids=[k for k in EMBEDDINGS if not k.startswith(("centre", "arc", "cos", "am-", "circle", "clothes"))],
+)
+def test_nothing_is_larger_than_the_batch_needs(loss):
+    """B x B or B x D, forward and backward; never B x B x D, nor B x B x B. Rows of 40 numbers: B x D is larger."""
+    x = torch.randn(8, 40, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    with Sizes() as sizes:
+        loss(x).backward()
+    assert sizes.largest == x.numel()
+    narrow = torch.randn(8, 1, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    with Sizes() as sizes:
+        loss(narrow).backward()
+    assert sizes.largest <= 64

@@ -141,7 +141,7 @@ def test_margin_of_a_wrong_type(margin):
 
 
 def test_malformed():
-    with pytest.raises(TypeError, match=r"features: got torch\.int64"):
+    with pytest.raises(TypeError, match=r"features: got int64"):
         BatchHardTripletLoss()(torch.zeros(4, 2, dtype=torch.int64), torch.tensor([0, 0, 1, 1]))
     with pytest.raises(ValueError, match=r"features: got shape \(4, 2, 1\)"):
         BatchHardTripletLoss()(torch.zeros(4, 2, 1), torch.tensor([0, 0, 1, 1]))

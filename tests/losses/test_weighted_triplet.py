@@ -74,6 +74,23 @@ def test_stable_regularised_form_is_the_weighted_triplet(same_in_float64):
     same_in_float64(lambda f: loss(f, LABELS), lambda f: oracle(normalize(f), LABELS), rows(1))
 
 
+def test_legacy_definition_in_float64(same_in_float64):
+    """exp(d - largest d) and exp(-d) as they are, over their sums and 1e-6."""
+
+    def want(features):
+        terms = []
+        for anchor, label in zip(features, LABELS, strict=True):
+            d = torch.stack([(anchor - f).square().sum().clamp_min(1e-12).sqrt() for f in features])
+            mine, others = d[label == LABELS], d[label != LABELS]
+            near, far = (mine - mine.max()).exp(), (-others).exp()
+            gap = (near * mine).sum() / (near.sum() + 1e-6) - (far * others).sum() / (far.sum() + 1e-6)
+            terms.append((1 + gap.exp()).log())
+        return torch.stack(terms).mean()
+
+    loss = WeightedRegularizedTripletLoss(legacy=True)
+    same_in_float64(lambda f: loss(f, LABELS), want, rows(3))
+
+
 def test_large_distances_keep_their_negatives():
     """Above a distance of 88 the source's exp is infinite, and AGW's weights of the negatives are 0: its loss is then
     that of the positives alone, however far the negatives are."""

@@ -2,41 +2,12 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
-import torch
+from rivals.torchvision_cpu import mend_torchvision
 
 TIMM_TABLE = "fastreid_ops.models.backbones.timm:"
-
-
-def register_operators() -> torch.library.Library:
-    """Schemas of torchvision's operators, which its own library could not register.
-
-    A torchvision built for CUDA does not load its library beside a CPU torch, and then fails to import because it asks
-    for meta kernels of operators that do not exist. No network needs these operators.
-    """
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
-
-
-def mend_torchvision() -> torch.library.Library | None:
-    """Make torchvision importable for timm; the result must be kept, the operators go with it."""
-    if importlib.util.find_spec("torchvision") is None:
-        return None
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError as error:
-        if "torchvision::" not in str(error) or "does not exist" not in str(error):
-            raise
-    else:
-        return None
-    for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    return register_operators()
 
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None

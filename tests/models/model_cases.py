@@ -68,6 +68,7 @@ HEAVY = {
     "resnet50_ibn_b",
     "resnet50mid",
     "resnext101_32x8d",
+    "resnext101_v0",
     "resnext50_32x4d",
     "se_resnet101",
     "se_resnet152",
@@ -80,6 +81,7 @@ HEAVY = {
     "shufflenet_v2_x2_0",
     "squeezenet1_1",
     "vit_base_patch16_224",
+    "xception_v0",
 }
 
 

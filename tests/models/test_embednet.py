@@ -174,6 +174,9 @@ def test_neck(images):
         assert second.min() < 0
         torch.testing.assert_close(second, plain.bottleneck(plain.embed(images)[0]))
     assert isinstance(plain.bottleneck, nn.BatchNorm1d)
+    assert not plain.bottleneck.bias.requires_grad  # as in DEEN
+    assert described.bottleneck[1].bias.requires_grad
+    assert 0.005 < plain.bottleneck.weight.std() < 0.015
 
 
 def test_other_sizes_of_images():
@@ -197,8 +200,10 @@ def test_weights_of_a_vision_transformer(size):
     torch.manual_seed(0)
     source = VisionTransformer(image_size=(64, 64), dim=48, depth=4, num_heads=4).eval()
     model = create_model("embednet", 5, **{**SMALL, "image_size": size}).eval()
-    report = load_weights(model, model.from_vit(source.state_dict()))
-    assert not report.unexpected
+    report = load_weights(model, source.state_dict())
+    assert report.keymap == "as in the file, to both streams"
+    assert [item[2:] for item in report.resized] == [((4, 4), (6, 2))] * (size != (64, 64))
+    assert report.unexpected == ("cls_token", "norm.weight", "norm.bias")
     assert not report.misfits
     assert not [key for key in report.missing if key.startswith("backbone.")]
     images = torch.randn(2, 3, *size)

@@ -240,7 +240,7 @@ def test_checkpoints_and_imagenet_weights(golden, tmp_path):
     assert not report.unexpected
     model = make("resnet50_ibn_a", classes=7)
     report = load_weights(model, tmp_path / "imagenet.pth")
-    assert report.renamed == ("", "base.")
+    assert report.keymap == "as in the file, to base.*"
     assert len(report.loaded) == 346
     torch.testing.assert_close(model.base.layer4[2].conv3.weight, source.base.layer4[2].conv3.weight)
 

@@ -143,9 +143,10 @@ def test_weights_of_a_plain_network_serve_every_place():
     weights = {**source.state_dict(), "fc.weight": torch.zeros(1000, 2048)}
     for options in ({}, WHOLE):
         model = create_model("agw", 5, **options).eval()
-        report = load_weights(model, model.from_resnet(weights))
+        report = load_weights(model, weights)
+        assert report.keymap == "as in the file, to both streams"
         assert {key.split(".")[0] for key in report.missing} == {"NL_2", "NL_3", "bottleneck", "classifier"}
-        assert not report.unexpected
+        assert report.unexpected == ("fc.weight",)
         assert not report.misfits
     images = torch.randn(2, 3, 64, 32)
     with torch.no_grad():  # the non-local blocks start as the identity

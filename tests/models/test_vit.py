@@ -94,7 +94,7 @@ def test_against_timm():
     other = timm.create_model("vit_small_patch16_224", pretrained=False, dynamic_img_size=True).eval()
     model = create_model("vit_small_patch16_224", 10).eval()
     report = load_weights(model, other.state_dict())
-    assert set(report.unexpected) == {"backbone.head.weight", "backbone.head.bias"}
+    assert set(report.unexpected) == {"head.weight", "head.bias"}
     assert [key for key, _ in model.backbone.named_parameters()] == [
         key for key, _ in other.named_parameters() if not key.startswith("head.")
     ]
@@ -128,14 +128,36 @@ def test_resize_once_and_for_all(small):
         torch.testing.assert_close(small(images), want)
 
 
-def test_weights_of_another_size_load_before_the_resize():
+@pytest.mark.parametrize(
+    ("there", "here"), [((64, 64), (96, 64)), ((96, 48), (128, 64)), ((64, 64), (32, 16))]
+)
+def test_weights_of_another_size_are_resized_on_the_way_in(there, here):
+    """As if the network had been made for its own size and laid out anew; squares and equal proportions."""
     torch.manual_seed(0)
-    source, model = VisionTransformer(**SMALL), create_model("vit_small_patch16_224", 3)
-    misfit = VisionTransformer(**{**SMALL, "image_size": (96, 64)})
-    report = load_weights(misfit, source.state_dict())
-    assert [name for name, _, _ in report.misfits] == ["pos_embed"]
-    model.backbone.resize((256, 128))
-    assert model.backbone.pos_embed.shape == (1, 129, 384)
+    source = VisionTransformer(**{**SMALL, "image_size": there})
+    model = VisionTransformer(**{**SMALL, "image_size": here})
+    report = load_weights(model, source.state_dict())
+    assert report.missing == report.skipped == ()
+    grids = [tuple(side // 16 for side in size) for size in (there, here)]
+    assert report.resized == (("pos_embed", "pos_embed", *grids),)
+    (rows, columns), (new_rows, new_columns) = grids
+    line = f"resized: pos_embed, positions of {rows} x {columns} patches to {new_rows} x {new_columns}"
+    assert line in report.describe()
+    source.resize(here)
+    assert torch.equal(model.pos_embed, source.pos_embed)
+    assert torch.equal(model.pos_embed[:, :1], source.state_dict()["pos_embed"][:, :1])
+
+
+def test_positions_that_nothing_is_known_about_are_left_out():
+    torch.manual_seed(0)
+    source, model = VisionTransformer(**{**SMALL, "image_size": (96, 16)}), VisionTransformer(**SMALL)
+    report = load_weights(model, source.state_dict())
+    assert report.misfits == (("pos_embed", (1, 7, 24), (1, model.pos_embed.shape[1], 24)),)
+    without = {key: value for key, value in source.state_dict().items() if key != "cls_token"}
+    without["pos_embed"] = torch.zeros(1, 16, 24)
+    report = load_weights(model, without)  # no class token in the file, so no position for it
+    assert [name for name, *_ in report.misfits] == ["pos_embed"]
+    assert report.resized == ()
 
 
 def test_drop_path():

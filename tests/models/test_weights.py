@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastreid_ops.models import create_model
-from fastreid_ops.models.weights import load_weights
+import fastreid_ops.models
+from fastreid_ops.models import LoadReport, create_model, load_weights
+from fastreid_ops.models.weights.report import Resized, Skipped, Used
 
 
 def small(classes: int = 7, seed: int = 0) -> torch.nn.Module:
@@ -46,8 +47,9 @@ def test_torchvision_names_reach_the_backbone_of_the_baseline():
     source["fc.bias"] = source.pop("classifier.bias")
     model = create_model("resnet50_bnneck", 3)
     report = load_weights(model, source)
-    assert report.renamed == ("", "backbone.")
-    assert set(report.unexpected) == {"backbone.fc.weight", "backbone.fc.bias"}
+    assert report.keymap == "as in the file, to backbone.*"
+    assert all(pair.model == f"backbone.{pair.file}" for pair in report.used)
+    assert set(report.unexpected) == {"fc.weight", "fc.bias"}
     assert all(name.startswith(("bottleneck", "classifier")) for name in report.missing)
     assert torch.equal(model.backbone.layer4[2].conv3.weight, source["layer4.2.conv3.weight"])
 
@@ -57,7 +59,8 @@ def test_prefix_of_bag_of_tricks_is_taken_off():
         f"base.{k}": v for k, v in create_model("resnet50", 3).state_dict().items() if "classifier" not in k
     }
     report = load_weights(create_model("resnet50", 4), source)
-    assert report.renamed == ("base.", "")
+    assert report.keymap == "base.* of NAIC and the bag of tricks"
+    assert all(pair.file == f"base.{pair.model}" for pair in report.used)
     assert set(report.missing) == {"classifier.weight", "classifier.bias"}
 
 
@@ -117,3 +120,72 @@ def test_objects_in_a_file_are_refused_without_being_made(tmp_path):
     torch.save({"state_dict": small().state_dict(), "args": argparse.Namespace(lr=1)}, path)
     with pytest.raises(ValueError, match="no file of plain tensors; nothing was run"):
         load_weights(small(), path)
+
+
+def test_nothing_is_imported_for_it_before_it_is_asked_for():
+    assert not {"LoadReport", "load_weights", "read_weights"} & vars(fastreid_ops.models).keys()
+    assert fastreid_ops.models.load_weights is load_weights
+    with pytest.raises(AttributeError, match="no attribute 'load_wieghts'"):
+        _ = fastreid_ops.models.load_wieghts
+
+
+def test_report_tells_every_entry_in_a_few_lines():
+    report = LoadReport(
+        keymap="fast-reid, to backbone.*",
+        used=(Used("backbone.a", "backbone.a"), *(Used(f"b{i}", f"backbone.b{i}") for i in range(6))),
+        skipped=(
+            Skipped("heads.weight", "shape", "classifier.weight", (751, 8), (7, 8)),
+            Skipped("pixel_mean", "no place"),
+            Skipped("x", "complex numbers"),
+        ),
+        missing=("classifier.weight", "bn.num_batches_tracked", "bn2.num_batches_tracked"),
+        resized=(Resized("pos_embed", "backbone.pos_embed", (14, 14), (16, 8)),),
+        beside=("epoch", "optimizer"),
+        notes=("take care",),
+    )
+    assert report.loaded == ("backbone.a", *(f"backbone.b{i}" for i in range(6)))
+    assert len(report.renamed) == 6
+    assert report.misfits == (("classifier.weight", (751, 8), (7, 8)),)
+    assert report.unexpected == ("pixel_mean",)
+    assert report.describe().splitlines() == [
+        "loaded 7 of 10 entries, names: fast-reid, to backbone.*",
+        "renamed 6: b0 -> backbone.b0, b1 -> backbone.b1, b2 -> backbone.b2, b3 -> backbone.b3 and 2 more",
+        "resized: pos_embed, positions of 14 x 14 patches to 16 x 8",
+        "left out for its shape: classifier.weight, file [751, 8], model [7, 8]",
+        "left out: x, complex numbers",
+        "kept as they were: classifier.weight",
+        "kept as they were: 2 counters num_batches_tracked, which change no result",
+        "of no use in the file: pixel_mean",
+        "not looked at: epoch, optimizer",
+        "note: take care",
+    ]
+
+
+def test_every_entry_of_a_file_is_accounted_for():
+    state = small(751, seed=1).state_dict()
+    del state["conv1.bn.num_batches_tracked"]
+    file = {
+        **{f"module.{key}": value for key, value in state.items()},
+        "model.fc.0.bias": torch.zeros(512),
+        "conv2.0.conv1.bn.weight": torch.zeros(4).to_sparse(),
+        "fc.1.weight": torch.zeros(512, dtype=torch.complex64),
+        "rank1": 0.5,
+    }
+    report = load_weights(small(), file)
+    told = {pair.file for pair in report.used} | {s.file for s in report.skipped}
+    assert told == file.keys() - {"module.conv2.0.conv1.bn.weight", "module.fc.1.weight"}
+    reasons = {s.file: s.reason for s in report.skipped}
+    assert reasons == {
+        "module.classifier.weight": "shape",
+        "module.classifier.bias": "shape",
+        "model.fc.0.bias": "no place",
+        "conv2.0.conv1.bn.weight": "no plain dense tensor",
+        "fc.1.weight": "complex numbers",
+        "rank1": "no tensor",
+    }
+    assert report.missing == (
+        "conv1.bn.num_batches_tracked",
+        "conv2.0.conv1.bn.weight",
+        "fc.1.weight",
+        *report.missing[3:],
+    )

@@ -16,9 +16,10 @@ from fastreid_ops.layers.fully_connected import fully_connected
 from fastreid_ops.layers.ibn import IBN
 from fastreid_ops.models import create_model
 from fastreid_ops.models.backbones.nasnet import ReductionCell, SeparableBranch
-from fastreid_ops.models.backbones.resnet import Bottleneck
+from fastreid_ops.models.backbones.resnet import RESNET101, BlockPlan, Bottleneck
 from fastreid_ops.models.backbones.senet import se_plan
-from fastreid_ops.models.hacnn import cut_region
+from fastreid_ops.models.hacnn import cut_regions
+from fastreid_ops.models.resnet import ResNetClassifier
 
 
 def random(*shape, seed=0):
@@ -52,7 +53,8 @@ def test_hacnn_regions(golden, region, align_corners):
     want = golden.read("hacnn_parts")
     place = torch.from_numpy(want["theta"][:, region])
     assert want[f"theta_full_{region}"][:, :, 2] == pytest.approx(place.numpy())
-    got = cut_region(torch.from_numpy(want["s"]), place, (6, 7), align_corners)
+    places = torch.from_numpy(want["theta"])
+    got = cut_regions(torch.from_numpy(want["s"]), places, (6, 7), align_corners)[:, region]
     assert golden.relative(got, want[f"stn_{region}_ac{int(align_corners)}"]) < 1e-5
     assert golden.relative(got, want[f"stn_{region}_ac{int(not align_corners)}"]) > 1e-2
 
@@ -66,9 +68,39 @@ def test_hacnn_regions_are_cut_in_float32(align_corners):
     grid = F.affine_grid(theta, [2, 3, 12, 5], align_corners=align_corners)
     want = F.grid_sample(x.float(), grid, align_corners=align_corners)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = cut_region(x, place, (12, 5), align_corners)
+        got = cut_regions(x, place[:, None], (12, 5), align_corners)[:, 0]
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_hacnn_regions_and_their_gradients_are_those_of_a_sampled_grid(align_corners):
+    """Also where the grid falls on the pixels' centres, as it does across the map before any training."""
+    x, places = random(2, 3, 20, 8).double(), torch.tanh(random(2, 4, 2, seed=1)).double()
+    places[0, :, 0] = 0.0
+    places[1, 0] = torch.tensor([1.0, -1.0])
+    weights = random(2, 4, 3, 6, 7, seed=2).double()
+    inputs = [x.requires_grad_(), places.requires_grad_()]
+    got = cut_regions(*inputs, (6, 7), align_corners)
+
+    def one(region: int) -> torch.Tensor:
+        place = places[:, region]
+        theta = torch.stack([torch.eye(2)[i] * (1.0, 0.25)[i] for i in (0, 1)]).double().expand(2, 2, 2)
+        grid = F.affine_grid(torch.cat([theta, place[:, :, None]], 2), x.shape, align_corners=align_corners)
+        sampled = F.grid_sample(x, grid, align_corners=align_corners)
+        return F.interpolate(sampled, (6, 7), mode="bilinear", align_corners=True)
+
+    want = torch.stack([one(region) for region in range(4)], 1)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
+    # At a pixel's centre the slope jumps, and rounding decides on which side affine_grid's own places lie.
+    smooth = places.detach() != 0
+    for mine, his, where in zip(
+        torch.autograd.grad((got * weights).sum(), inputs),
+        torch.autograd.grad((want * weights).sum(), inputs),
+        (torch.ones_like(x, dtype=torch.bool), smooth),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine[where], his[where], rtol=1e-9, atol=1e-9)
 
 
 def test_hacnn_align_corners_moves_the_local_half_only(golden):
@@ -298,6 +330,79 @@ def test_squeezenet_v0_bypass():
         without(images)
     assert torch.equal(inputs["with", 4][0], inputs["with", 3][1] + inputs["with", 2][1])
     assert torch.equal(inputs["without", 4][0], inputs["without", 3][1])
+
+
+def test_resnext101_v0_is_the_network_under_nested_names(golden):
+    """Against the ResNeXt of the zoo with 32 groups of 4: the same values in the same order, the shortcuts last."""
+    torch.manual_seed(0)
+    model = create_model("resnext101_v0", 751).eval()
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.dim() == 1:
+                value.uniform_(0.5, 1.5)
+    assert parameters(model) == 43_667_503
+    assert len(model.state_dict()) == 626
+    assert {
+        "features.0.weight",
+        "features.1.running_var",
+        "features.4.0.0.0.0.3.weight",
+        "features.4.0.0.0.1.weight",
+        "features.4.0.0.1.1.bias",
+        "features.7.2.0.0.2.bias",
+    } <= set(model.state_dict())
+    plan = BlockPlan(groups=32, base_width=4)
+    with torch.device("meta"):
+        twin = ResNetClassifier(RESNET101, 751, plan=lambda *place: plan).eval()
+    values = model.state_dict().values()
+    twin.load_state_dict(dict(zip(twin.state_dict(), values, strict=True)), assign=True)
+    images = golden.images(2, 64, 32)
+    with torch.no_grad():
+        assert golden.relative(model(images), twin(images)) < 1e-6
+
+
+def separable(state, name, x):
+    for part, groups in ((f"{name}.conv1", x.shape[1]), (f"{name}.conv2", 1)):
+        x = F.conv2d(x, state[f"{part}.0.weight"], padding=int(groups > 1), groups=groups)
+        x = normalised(state, f"{part}.1", x)
+    return x
+
+
+def normalised(state, name, x):
+    values = (state[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+    return F.batch_norm(x, *values)
+
+
+def test_xception_v0_layer_by_layer(golden):
+    model = golden.fill(create_model("xception_v0", 751), 1.0).eval()
+    assert parameters(model) == 22_391_847
+    state = model.state_dict()
+    assert len(state) == 446
+    images = golden.images(2, 75, 42)
+    with torch.no_grad():
+        x = images
+        for name, stride in (("entryflow.conv1", 2), ("entryflow.conv2", 1)):
+            x = F.conv2d(x, state[f"{name}.conv.weight"], stride=stride, padding=1)
+            x = normalised(state, f"{name}.bn", x).clamp(0, 6)
+        for stage, places in ((3, (0, 2)), (4, (1, 3)), (5, (1, 3))):
+            y = x if stage == 3 else x.relu()  # the stem's end is not negative
+            for place in places:
+                y = separable(state, f"entryflow.conv{stage}.{place}", y).relu()
+            short = F.conv2d(x, state[f"entryflow.conv{stage}s.0.weight"], stride=2)
+            x = F.max_pool2d(y, 3, 2, 1) + normalised(state, f"entryflow.conv{stage}s.1", short)
+        assert x.shape == (2, 728, 5, 3)
+        for block in range(8):  # no shortcuts
+            for layer in (1, 2, 3):
+                x = separable(state, f"midflow.blocks.{block}.conv{layer}", x.relu())
+        y = separable(state, "exitflow.conv2", separable(state, "exitflow.conv1", x.relu()).relu())
+        short = normalised(
+            state, "exitflow.conv2s.1", F.conv2d(x, state["exitflow.conv2s.0.weight"], stride=2)
+        )
+        x = F.max_pool2d(y, 3, 2, 1) + short
+        x = separable(state, "exitflow.conv4", separable(state, "exitflow.conv3", x).relu()).relu()
+        assert golden.relative(model(images), x.mean((2, 3))) < 1e-5
+        model.training = True
+        output = model(images)
+    torch.testing.assert_close(output.logits[0], model.classifier(output.features[0]))
 
 
 def test_mobilenetv2_dropout_is_an_option():

@@ -170,6 +170,28 @@ def test_gradients_in_every_dtype_against_the_reference_in_float64(metric):
 
 
 @all_metrics
+def test_the_gradient_of_a_set_against_itself_takes_one_sweep(metric):
+    """Both places of the row at once; a copy or a detached second argument is another tensor and stays one."""
+    x = normal(2, 9, 7).requires_grad_()
+    grad = normal(2, 9, 9, seed=1)
+    (want,) = torch.autograd.grad(reference(x, x, metric=metric), x, grad)
+    name = "fastreid::pairwise_distance_backward"
+    for y, sweeps in ((x, 1), (x.clone(), 2)):
+        with torch.profiler.profile() as profile:
+            (got,) = torch.autograd.grad(pairwise_distance(x, y, metric=metric), x, grad)
+        torch.testing.assert_close(got, want)
+        assert sum(event.name == name for event in profile.events()) == sweeps
+    (got,) = torch.autograd.grad(pairwise_distance(x, x.detach(), metric=metric), x, grad)
+    (want,) = torch.autograd.grad(reference(x, x.detach(), metric=metric), x, grad)
+    torch.testing.assert_close(got, want)
+    assert torch.autograd.gradcheck(lambda t: pairwise_distance(t, t, metric=metric), (x,))
+    between = 3 * x
+    (got,) = torch.autograd.grad(pairwise_distance(between, between, metric=metric), x, grad)
+    (want,) = torch.autograd.grad(reference(3 * x, 3 * x, metric=metric), x, grad)
+    torch.testing.assert_close(got, want)
+
+
+@all_metrics
 def test_gradients_far_from_the_origin(metric):
     """The difference is taken before anything is added up, so an offset costs the gradient nothing."""
     x, y = (normal(6, 64, dtype=torch.float32, seed=i) + 1000 for i in range(2))

@@ -78,13 +78,19 @@ def _table(gamma: float) -> np.ndarray:
 
 
 def expose(
-    light: np.ndarray, camera: Look, options: PeopleOptions, rng: np.random.Generator, exposure: float
+    light: np.ndarray,
+    camera: Look,
+    options: PeopleOptions,
+    rng: np.random.Generator,
+    exposure: float,
+    grain: np.random.Generator | None = None,
 ) -> np.ndarray:
     """Linear light to a stored picture: colour matrix, gamma, sensor resolution, blur, noise, stored size.
 
     Args:
         light: float32 (height, width, 3), or (height, width, 1) for infrared.
         rng: decides resolution, blur and noise of this shot.
+        grain: decides the noise instead, for frames that share the rest.
 
     Returns:
         uint8 (height, width, 3); the three channels of an infrared picture are equal.
@@ -107,7 +113,8 @@ def expose(
     if blur > 0.15:
         image = image.filter(ImageFilter.GaussianBlur(blur))
     noisy = np.asarray(image, dtype=np.float32)
-    noisy = noisy + np.float32(camera.noise) * rng.standard_normal(noisy.shape, dtype=np.float32)
+    grain = rng if grain is None else grain
+    noisy = noisy + np.float32(camera.noise) * grain.standard_normal(noisy.shape, dtype=np.float32)
     image = Image.fromarray(np.clip(noisy + 0.5, 0, 255).astype(np.uint8))
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image.convert("RGB"))

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from fastreid_ops.data.manifest import Manifest
 
+from .layouts import LAYOUTS
 from .options import PeopleOptions
-from .shots import FOLDERS, jobs
+from .shots import FOLDERS, jobs, pictures
 from .worker import render_share
 
 # Below this many pictures per worker, starting another one costs more than it saves.
@@ -42,7 +43,7 @@ def render_dataset(
 
     Returns:
         the manifest of ``root``, also written there as manifest.csv: camid from 0, clothes the outfit number,
-        modality "visible" or "infrared", frame as in the file name.
+        modality "visible" or "infrared", frame as in the file name; of tracklets their name, and frame from 0.
 
     Raises:
         ValueError: if ``root`` holds something, or if the test split would have no gallery.
@@ -51,9 +52,11 @@ def render_dataset(
     target = Path(root)
     if workers is not None and workers < 1:
         raise ValueError(f"render_dataset: workers: got {workers}, expected at least 1")
-    if options.test_ids and options.images_per_camera < 2 and not options.infrared:
+    least = 1 if options.infrared else LAYOUTS[options.like].least
+    if options.test_ids and options.images_per_camera < least:
         raise ValueError(
-            "render_dataset: images_per_camera: got 1, expected at least 2: a query and its gallery"
+            f"render_dataset: images_per_camera: got {options.images_per_camera}, expected at least {least}: a "
+            "query and its gallery"
         )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(
@@ -81,16 +84,17 @@ def _manifest(root: Path, options: PeopleOptions) -> Manifest:
         root=root,
         path=[job.path for job in rows],
         pid=[job.label for job in rows],
-        camid=[job.camera for job in rows],
+        camid=[job.camid for job in rows],
         split=[job.split for job in rows],
         modality=["infrared" if job.infrared else "visible" for job in rows],
         clothes=[job.outfit for job in rows],
-        frame=[job.frame for job in rows],
+        tracklet=[job.tracklet for job in rows] if options.tracklet_length else None,
+        frame=[job.t if options.tracklet_length else job.frame for job in rows],
     )
 
 
 def _render(folder: Path, options: PeopleOptions, workers: int | None, progress) -> None:
-    total = len(jobs(options))
+    total = len(pictures(options))
     if workers is None:
         workers = max(1, min(_processors(), total // LEAST_SHARE))
     count = max(1, min(workers, total))

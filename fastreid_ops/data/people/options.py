@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from .layouts import LAYOUTS, TRACKLET_LENGTH
+
 # The file name holds the identity in four digits; train and test identities live in disjoint ranges, so that
 # changing the size of one split leaves every picture of the other as it is.
 FIRST_TRAIN_PID = 1
@@ -30,6 +32,12 @@ class PeopleOptions:
         clothes_change: every identity has a second outfit; test queries wear it, the gallery the first.
         infrared: adds infrared cameras; test queries are infrared, the gallery is visible light.
         distractors: extra gallery pictures of people without identity (pid 0, as in Market-1501).
+        tracklet_length: 0 for single pictures; else every picture becomes a tracklet of so many consecutive
+            frames, similar as those of a video are, and ``images_per_camera`` counts tracklets.
+        like: the arrangement of a public data set, for its protocol: sysu_mm01, regdb, llcm (infrared), prcc,
+            ltcc, vcclothes (clothes), deepchange (clothes, tracklets), mars (tracklets). It decides who is a
+            query and which camera is called what, and sets what it needs of ``cameras``, ``infrared``,
+            ``clothes_change`` and ``tracklet_length``.
 
     Difficulty:
         color_shift: largest deviation of a camera's 3x3 colour matrix from identity, per entry.
@@ -56,6 +64,8 @@ class PeopleOptions:
     clothes_change: bool = False
     infrared: bool = False
     distractors: int = 0
+    tracklet_length: int = 0
+    like: str = ""
     color_shift: float = 0.045
     gamma_shift: float = 0.05
     exposure_shift: float = 0.08
@@ -73,9 +83,23 @@ class PeopleOptions:
         for name in ("resolution", "jpeg_quality"):
             # A YAML recipe holds lists; a frozen, comparable value needs tuples.
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._arrangement()
         self._integers()
         self._fractions()
         self._ranges()
+
+    def _arrangement(self) -> None:
+        if self.like not in LAYOUTS:
+            known = ", ".join(name for name in LAYOUTS if name)
+            raise ValueError(f"PeopleOptions: like: got {self.like!r}, expected one of {known}, or nothing")
+        preset = LAYOUTS[self.like]
+        values = {"infrared": self.infrared or preset.infrared}
+        values["clothes_change"] = self.clothes_change or preset.clothes_change
+        values["cameras"] = self.cameras if preset.cameras is None else preset.cameras
+        if preset.tracklets and self.tracklet_length == 0:
+            values["tracklet_length"] = TRACKLET_LENGTH
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def _integers(self) -> None:
         bounds = {
@@ -87,6 +111,7 @@ class PeopleOptions:
             "height": (32, 1024),
             "width": (16, 1024),
             "distractors": (0, 9999),
+            "tracklet_length": (0, 100),
         }
         for name, (low, high) in bounds.items():
             value = getattr(self, name)
@@ -132,6 +157,8 @@ class PeopleOptions:
     @property
     def infrared_cameras(self) -> int:
         """Number of infrared cameras; they come after the visible ones."""
+        if self.like == "llcm":
+            return self.cameras
         return (self.cameras + 1) // 2 if self.infrared else 0
 
     @property
@@ -143,5 +170,10 @@ class PeopleOptions:
         return range(FIRST_TEST_PID, FIRST_TEST_PID + self.test_ids)
 
     def to_dict(self) -> dict:
-        """Plain values that JSON holds; ``PeopleOptions(**d)`` gives the options back."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        """Plain values that JSON holds; ``PeopleOptions(**d)`` gives the options back.
+
+        Options younger than the first data sets are left out where they are off: a folder that was rendered
+        without them is still the same data set.
+        """
+        values = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+        return {key: v for key, v in values.items() if v or key not in ("tracklet_length", "like")}

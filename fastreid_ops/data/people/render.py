@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from .paint import paint
 from .pose import ARM_MODES, walking_pose
 from .raster import View, along_axis, cast, extents, rotation
 from .seeds import Kind, stream
+
+# Keeps the noise of one tracklet's frames apart from another's.
+MOST_FRAMES = 1000
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,14 @@ def _shading(surface, camera: Look, turn: np.ndarray, phase: float) -> np.ndarra
 
 
 def render_person(
-    options: PeopleOptions, pid: int, camera: int, k: int, *, outfit: int = 0, infrared: bool = False
+    options: PeopleOptions,
+    pid: int,
+    camera: int,
+    k: int,
+    *,
+    outfit: int = 0,
+    infrared: bool = False,
+    t: int = 0,
 ) -> np.ndarray:
     """Render one picture, before JPEG coding.
 
@@ -148,13 +158,14 @@ def render_person(
         camera: 0-based camera.
         k: number of the picture of this identity under this camera.
         outfit: which clothes the person wears; the body stays.
+        t: frame of the tracklet that starts with picture k: the person walks on, place and camera stay.
         infrared: picture of infrared camera ``options.cameras + camera`` instead of visible camera ``camera``.
 
     Returns:
         uint8 (height, width, 3) RGB; infrared pictures have three equal channels. Equal arguments and equal
         versions of numpy and Pillow give equal pixels.
     """
-    for name, value in (("pid", pid), ("camera", camera), ("k", k), ("outfit", outfit)):
+    for name, value in (("pid", pid), ("camera", camera), ("k", k), ("outfit", outfit), ("t", t)):
         if value < 0:
             raise ValueError(f"render_person: {name}: got {value}, expected a non-negative integer")
     index = camera + (options.cameras if infrared else 0)
@@ -162,7 +173,10 @@ def render_person(
         raise ValueError(f"render_person: camera: got {camera}, expected 0 to {options.cameras - 1}")
     eye = look(options, index)
     shot = sample_shot(options, eye, pid, index, k)
-    sensor = stream(options.seed, Kind.SENSOR, pid, index, k)
+    sensor, grain = stream(options.seed, Kind.SENSOR, pid, index, k), None
+    if t:
+        shot = _walked(shot, stream(options.seed, Kind.MOTION, pid, index, k), t)
+        grain = stream(options.seed, Kind.FRAME, pid, index, MOST_FRAMES * k + t)
     layer = figure_layer(options, eye, shot, pid, outfit)
     light = _backdrop(options, index, infrared, sensor)
     _shadow(light, layer)
@@ -170,7 +184,23 @@ def render_person(
     if shot.hidden:
         rng = stream(options.seed, Kind.OCCLUDER, pid, index, k)
         _hide(options, eye, index, light, rng, k)
-    return expose(light, eye, options, sensor, shot.exposure)
+    return expose(light, eye, options, sensor, shot.exposure, grain)
+
+
+def _walked(shot: Shot, rng: np.random.Generator, t: int) -> Shot:
+    """The shot t frames later: an eighth of a step or so further, turned a little, in a box that drifts."""
+    turn, right, down, closer = rng.normal(0, 1, 4)
+    return replace(
+        shot,
+        phase=float((shot.phase + t * (0.1 + 0.02 * rng.random())) % 1),
+        yaw=float(shot.yaw + 0.02 * turn * t),
+        # Sines, so that a long tracklet does not walk out of its box.
+        shift=(
+            float(shot.shift[0] + 0.015 * np.sin(right * t / 3)),
+            float(shot.shift[1] + 0.008 * np.sin(down * t / 3)),
+        ),
+        zoom=float(shot.zoom * (1 + 0.02 * np.sin(closer * t / 4))),
+    )
 
 
 def _backdrop(options: PeopleOptions, index: int, infrared: bool, rng: np.random.Generator) -> np.ndarray:

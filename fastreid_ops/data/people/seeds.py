@@ -24,6 +24,8 @@ class Kind(IntEnum):
     TRACK = 7
     SENSOR = 8
     OCCLUDER = 9
+    MOTION = 10
+    FRAME = 11
 
 
 def stream(seed: int, kind: Kind, pid: int = 0, camera: int = 0, k: int = 0) -> np.random.Generator:

@@ -16,7 +16,7 @@ from PIL import Image
 from .camera import look
 from .options import PeopleOptions
 from .render import render_person
-from .shots import Job, jobs
+from .shots import Job, pictures
 
 REPORT_EVERY = 16
 
@@ -24,7 +24,7 @@ REPORT_EVERY = 16
 def write_picture(folder: Path, options: PeopleOptions, job: Job) -> None:
     """Render one picture and store it as JPEG with its camera's quality."""
     camera = job.camera - (options.cameras if job.infrared else 0)
-    pixels = render_person(options, job.pid, camera, job.k, outfit=job.outfit, infrared=job.infrared)
+    pixels = render_person(options, job.pid, camera, job.k, outfit=job.outfit, infrared=job.infrared, t=job.t)
     quality = look(options, job.camera).jpeg_quality
     Image.fromarray(pixels).save(folder / job.path, format="JPEG", quality=quality)
 
@@ -33,7 +33,7 @@ def render_share(folder: Path, options: PeopleOptions, share: int, count: int) -
     """Write the share's pictures; yields how many were written since the last report."""
     pending = 0
     # Neighbouring pictures go to different workers, so all finish at about the same time.
-    for job in jobs(options)[share::count]:
+    for job in pictures(options)[share::count]:
         write_picture(folder, options, job)
         pending += 1
         if pending == REPORT_EVERY:

@@ -75,12 +75,12 @@ class _Block(nn.Module):
 
     def _finish(self, out_channels: int, shortcut: nn.Module | None, plan: BlockPlan) -> None:
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = shortcut
         self._gate, self._norm_out = plan.gate and plan.gate[0], plan.norm_out and plan.norm_out[0]
         self._gate_adds = plan.gate_adds and plan.norm_out is None
         for part in (plan.gate, plan.norm_out):
             if part is not None:
                 self.add_module(part[0], part[1](out_channels))
+        self.downsample = shortcut  # last, as in the originals: the order of the parameters is theirs
 
     def _add(self, x: Tensor, branch: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -217,7 +217,8 @@ class ResNet(nn.Module):
         for number, stage in enumerate(stages, start=1):
             self.add_module(f"layer{number}", stage)
         self.out_channels = 512 * block.expansion
-        initialise(self)
+        # Only gates have linear layers and biases here; the originals leave those at torch's own values.
+        initialise(self, linear_std=None, conv_bias=False)
 
     def feature_map(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, ``out_channels``, H', W'), after the last ReLU."""

@@ -1,27 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images make up which batch: pure functions of (seed, epoch), so that a position is just (epoch,
-step)."""
+"""Batches of identities, and batches of any images."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
-
-class Batches(Protocol):
-    """What a loader asks of a sampler."""
-
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """The batches of one epoch as row numbers; the same for the same seed and epoch, whatever came
-        before."""
-        ...
-
-    def len_epoch(self, epoch: int) -> int:
-        """How many batches `epoch(epoch)` has."""
-        ...
+from ._common import generator, grouped, integers, one_of, whole
 
 
 class PKBatches:
@@ -39,8 +25,7 @@ class PKBatches:
         seed: whole number from 0.
         remainder: what becomes of the images left over when an identity's number of images is no multiple of
             K: "drop" leaves them out of this epoch as the source does; "fill" completes the group with other
-                images
-            of the identity, so that every group-able image is seen.
+            images of the identity, so that every group-able image is seen.
 
     Raises:
         ValueError: with too few identities for one batch, or numbers out of range.
@@ -48,20 +33,14 @@ class PKBatches:
 
     def __init__(self, labels: Sequence[int], p: int, k: int, seed: int, *, remainder: str = "drop") -> None:
         for name, value, least in (("p", p, 1), ("k", k, 1), ("seed", seed, 0)):
-            _whole(type(self).__name__, name, value, least)
-        if remainder not in ("drop", "fill"):
-            raise ValueError(f"PKBatches: remainder: got {remainder!r}, expected 'drop' or 'fill'")
-        values = np.asarray(labels)
-        if values.ndim != 1 or (values.size and values.dtype.kind not in "iu"):
-            got = f"{values.dtype} of shape {values.shape}"
-            raise ValueError(f"PKBatches: labels: got {got}, expected one integer for each image")
-        rows: dict[int, list[int]] = defaultdict(list)
-        for row, label in enumerate(values.tolist()):
-            rows[label].append(row)
+            whole(type(self).__name__, name, value, least)
+        one_of("PKBatches", "remainder", remainder, ("drop", "fill"))
+        values = integers("PKBatches", labels)
+        rows = grouped(values)
         if len(rows) < p:
             raise ValueError(
                 f"PKBatches: p: got {p} identities in a batch, expected at most {len(rows)}, the number of "
-                f"identities among the {values.size} images; lower p (and raise k to keep the batch size)"
+                f"identities among the {len(values)} images; lower p (and raise k to keep the batch size)"
             )
         self.p, self.k, self.seed, self.remainder = p, k, seed, remainder
         self._rows = [np.array(rows[label]) for label in sorted(rows)]
@@ -70,8 +49,8 @@ class PKBatches:
     def epoch(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch; each lists the K rows of its first identity, then of its second, and so
         on."""
-        rng = _generator(self.seed, epoch)
-        groups = [self._groups(rows, rng) for rows in self._rows]
+        rng = generator(self.seed, epoch)
+        groups = self._all_groups(rng)
         left = list(range(len(groups)))
         batches = []
         while len(left) >= self.p:
@@ -80,6 +59,9 @@ class PKBatches:
             left = [identity for identity in left if groups[identity]]
         self._length = (epoch, len(batches))
         return batches
+
+    def _all_groups(self, rng: np.random.Generator) -> list[list[list[int]]]:
+        return [self._groups(rows, rng) for rows in self._rows]
 
     def _groups(self, rows: np.ndarray, rng: np.random.Generator) -> list[list[int]]:
         if len(rows) < self.k:
@@ -114,7 +96,7 @@ class ShuffledBatches:
 
     def __init__(self, count: int, batch_size: int, seed: int, *, drop_last: bool = True) -> None:
         for name, value, least in (("count", count, 1), ("batch_size", batch_size, 1), ("seed", seed, 0)):
-            _whole(type(self).__name__, name, value, least)
+            whole(type(self).__name__, name, value, least)
         if drop_last and count < batch_size:
             raise ValueError(
                 f"ShuffledBatches: batch_size: got {batch_size}, expected at most {count}, all images"
@@ -123,7 +105,7 @@ class ShuffledBatches:
 
     def epoch(self, epoch: int) -> list[list[int]]:
         """The batches of one epoch as row numbers."""
-        order = _generator(self.seed, epoch).permutation(self.count).tolist()
+        order = generator(self.seed, epoch).permutation(self.count).tolist()
         stop = self.len_epoch(epoch) * self.batch_size
         return [order[start : start + self.batch_size] for start in range(0, stop, self.batch_size)]
 
@@ -131,15 +113,3 @@ class ShuffledBatches:
         """Number of batches of any epoch."""
         whole, over = divmod(self.count, self.batch_size)
         return whole if self.drop_last or not over else whole + 1
-
-
-def _whole(owner: str, name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{owner}: {name}: got {value!r}, expected a whole number from {least}")
-
-
-def _generator(seed: int, epoch: int) -> np.random.Generator:
-    _whole("epoch", "epoch", epoch, 0)
-    # The last word keeps this stream apart from the loaders' [seed, epoch, step, slot]: SeedSequence pads
-    # with zeros.
-    return np.random.default_rng(np.random.SeedSequence([int(seed), int(epoch), 2**32 - 1]))
