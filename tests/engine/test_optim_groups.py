@@ -69,7 +69,7 @@ def test_first_match_decides():
 @pytest.mark.parametrize("pattern", ["model.clasifier.*", "classifier.*", "model.body.0.weight.*"])
 def test_a_pattern_that_fits_nothing_is_named(pattern):
     with pytest.raises(
-        ValueError, match="optim.groups: 1: match: got .*model.body, model.classifier"
+        ValueError, match=r"optim.groups: 1: match: got .*model.body, model.classifier"
     ) as error:
         build_optimizer({"model": network()}, OptimConfig(groups=[OptimGroup("*.bias"), OptimGroup(pattern)]))
     assert repr(pattern) in str(error.value)
@@ -77,7 +77,7 @@ def test_a_pattern_that_fits_nothing_is_named(pattern):
 
 def test_a_pattern_whose_parameters_are_all_taken_fits_nothing():
     groups = [OptimGroup("model.*"), OptimGroup("model.classifier.*")]
-    with pytest.raises(ValueError, match="optim.groups: 1: match: .* names that begin with one of: none"):
+    with pytest.raises(ValueError, match=r"optim.groups: 1: match: .* names that begin with one of: none"):
         build_optimizer({"model": network()}, OptimConfig(groups=groups))
 
 
@@ -212,9 +212,9 @@ def test_schedules_of_the_sources(key, lr, factor, milestones):
 def test_groups_of_a_recipe_and_their_errors():
     values = {"optim": {"groups": [{"match": "model.*", "lr_factor": 2}]}}
     assert from_dict(values).optim.groups == [OptimGroup("model.*", lr_factor=2.0)]
-    with pytest.raises(ValueError, match="optim.groups.0.match: got nothing, expected a value"):
+    with pytest.raises(ValueError, match=r"optim.groups.0.match: got nothing, expected a value"):
         from_dict({"optim": {"groups": [{"lr": 2}]}})
     with pytest.raises(
-        ValueError, match="unknown key optim.groups.0.lr_facto; nearest: optim.groups.0.lr_factor"
+        ValueError, match=r"unknown key optim.groups.0.lr_facto; nearest: optim.groups.0.lr_factor"
     ):
         from_dict({"optim": {"groups": [{"match": "*", "lr_facto": 2}]}})
