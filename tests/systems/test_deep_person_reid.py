@@ -161,7 +161,7 @@ def test_epochs_beside_torchreid(name, torchreid, monkeypatch, tmp_path):
     rounding into another course within a few steps. What each tensor moved by is compared, so that a wrong rate
     of any group shows.
     """
-    epochs, lr = 4, {"sgd": 0.02, "rmsprop": 1e-4}.get(name, 1e-3)
+    epochs, lr = 4, {"sgd": 0.02, "rmsprop": 1e-4, "radam": 0.1}.get(name, 1e-3)
     staged = [{"match": "model.classifier.*"}, {"match": "model.*", "lr_factor": 0.1}]
     monkeypatch.setattr(setup, "create_model", Shallow)
     state = made_state(
