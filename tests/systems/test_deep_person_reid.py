@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import deep_person_reid_trees as trees
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,7 +55,9 @@ def golden():
 def test_training_step_golden(name, golden):
     want = golden.read(f"trainstep_{name}")
     meta = want["meta"]
-    state = made_state(meta["num_classes"], model={"name": name}, loss={"triplet": 1.0, "label_smoothing": 0.1})
+    state = made_state(
+        meta["num_classes"], model={"name": name}, loss={"triplet": 1.0, "label_smoothing": 0.1}
+    )
     golden.fill(state.model, meta["gain"])
     state.model.train()
     batch = Batch(golden.images(meta["batch"], *meta["size"]), torch.tensor(meta["labels"]), [])
@@ -168,7 +169,12 @@ def test_epochs_beside_torchreid(name, torchreid, monkeypatch, tmp_path):
         optim={"name": name, "lr": lr, "groups": staged},
         loss={"triplet": 1.0},
         schedule={"name": "multistep", "warmup_epochs": 0, "milestones": [3], "per_epoch": True},
-        train={"channels_last": False, "epochs": epochs, "fixed_base_epochs": 1, "open_layers": ["classifier"]},
+        train={
+            "channels_last": False,
+            "epochs": epochs,
+            "fixed_base_epochs": 1,
+            "open_layers": ["classifier"],
+        },
     )
     before = copy.deepcopy(state.model.state_dict())
     theirs = theirs_from(state.model)
