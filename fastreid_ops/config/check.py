@@ -3,8 +3,9 @@
 
 import math
 import re
+from pathlib import PurePath
 
-from fastreid_ops.config.schema import Config, EvalSet
+from fastreid_ops.config.schema import Config, DataConfig, DataSource, EvalSet
 from fastreid_ops.config.values import ConfigError, flatten, nearest, to_dict
 
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -40,6 +41,7 @@ _NOT_NEGATIVE = [
     "optim.weight_decay",
     "schedule.warmup_epochs",
     "eval.every",
+    "train.fixed_base_epochs",
     "train.seed",
 ]
 _FRACTION = [
@@ -154,6 +156,7 @@ def _combinations(config: Config) -> list[str]:
         found.append(
             "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
         )
+    found += _groups(config) + _fixed_base(config)
     names = [s.name for s in config.eval.sets]
     files = [*names, *(name for s in config.eval.sets for name in result_names(s) if name != s.name)]
     found += [
@@ -166,9 +169,50 @@ def _combinations(config: Config) -> list[str]:
         for n in names
         if not _SET_NAME.fullmatch(n) or n == "table"
     ]
+    found += [
+        f"eval.sets: {s.name}: frames: got {s.frames}, expected a number above 0, or null"
+        for s in config.eval.sets
+        if s.frames is not None and s.frames < 1
+    ]
     if config.eval.every and not config.eval.sets:
         found.append("eval.sets: got none, expected at least one (or eval.every 0)")
     return found
+
+
+def _groups(config: Config) -> list[str]:
+    found = []
+    for i, group in enumerate(config.optim.groups):
+        for key in ("lr_factor", "lr"):
+            value = getattr(group, key)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                found.append(f"optim.groups: {i}: {key}: got {value!r}, expected a number above 0")
+        value = group.weight_decay
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            found.append(f"optim.groups: {i}: weight_decay: got {value!r}, expected 0 or a number above")
+        if group.momentum is not None and not 0 <= group.momentum <= 1:
+            found.append(
+                f"optim.groups: {i}: momentum: got {group.momentum!r}, expected a number from 0 to 1"
+            )
+    return found
+
+
+def _fixed_base(config: Config) -> list[str]:
+    train = config.train
+    if train.fixed_base_epochs and not train.open_layers:
+        return [
+            f"train.open_layers: got [], expected children of the model that the first {train.fixed_base_epochs} "
+            "epochs (train.fixed_base_epochs) train"
+        ]
+    if train.fixed_base_epochs > train.epochs:
+        return [
+            f"train.fixed_base_epochs: got {train.fixed_base_epochs}, expected at most train.epochs = {train.epochs}"
+        ]
+    return []
+
+
+def source_name(source: DataConfig | DataSource) -> str:
+    """What goes before the ids of a data set where several are trained on."""
+    return getattr(source, "name", "") or PurePath(source.dataset).stem
 
 
 def result_names(item: EvalSet) -> list[str]:
@@ -201,6 +245,10 @@ def _names(config: Config) -> list[str]:
     rules = {**PROTOCOLS, **FAMILIES}
     found = []
     datasets = [("data.dataset", config.data.dataset)]
+    datasets += [(f"data.sources.{i}.dataset", s.dataset) for i, s in enumerate(config.data.sources)]
+    sources = [source_name(s) for s in (config.data, *config.data.sources)]
+    for name in sorted({s for s in sources if sources.count(s) > 1 or "/" in s}):
+        found.append(f"data.sources: name: got {name!r}, expected different names without a slash")
     for i, item in enumerate(config.eval.sets):
         asked.append((f"eval.sets.{i}.protocol", item.protocol, rules))
         found += _protocol_options(f"eval.sets.{i}", item) if item.protocol in rules else []

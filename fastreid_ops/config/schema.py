@@ -22,9 +22,20 @@ class ModelConfig:
 
 
 @dataclass
+class DataSource:
+    """A further data set that is trained on; `name` (empty: that of the table or the CSV) goes before its ids."""
+
+    dataset: str
+    root: str | None = None
+    options: Options = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass
 class DataConfig:
     """What is trained on. `dataset` is a name of the data-set table or a CSV manifest; `options` go to its
-    reader.
+    reader. The training images of further `sources` join those of `dataset`, their people and cameras others than its;
+    queries and gallery are those of `dataset`, where a set of `eval.sets` names no other.
 
     Batches. `batch_size` images in one forward pass. `sampler` says which:
     `auto`: `pk` where `images_per_id` is a number, `shuffled` where it is null;
@@ -36,8 +47,8 @@ class DataConfig:
     `clothes`: as `pk`, each person in as many outfits as there are;
     `tracklet`: sequences of `sequence_length` frames (`frames`: drawn at random or evenly spaced) of
     `images_per_id` tracklets of each person (null: of any tracklets); batch_size counts frames;
-    `domain`: as many images of each of `domains_per_batch` domains (null: all); a domain is a camera, or the first
-    folder of a file's path where several data sets were merged.
+    `domain`: as many images of each of `domains_per_batch` domains (null: all); a domain is a camera, the first
+    folder of a file's path, or one of the `sources`.
 
     Augmentation; see `TrainTransform` for order and formulas. Sizes and padding in pixels; `flip`, `erasing`,
     `translation`, `patch`, `grey`, `channel_exchange` and `pca` are probabilities; brightness, contrast, saturation
@@ -51,6 +62,7 @@ class DataConfig:
     dataset: str = "people"
     root: str | None = None
     options: Options = field(default_factory=dict)
+    sources: list[DataSource] = field(default_factory=list)
     height: int = 128
     width: int = 64
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
@@ -62,7 +74,7 @@ class DataConfig:
     paired_images: Literal["replace", "distinct"] = "replace"
     sequence_length: int = 15
     frames: Literal["random", "evenly"] = "random"
-    domains: Literal["camera", "folder"] = "camera"
+    domains: Literal["camera", "folder", "dataset"] = "camera"
     domains_per_batch: int | None = None
     crop_padding: int = 5
     padding_fill: Literal["mean", "black"] = "mean"
@@ -106,24 +118,48 @@ class LossConfig:
     margin: float | None = 0.3
 
 
+OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd", "rmsprop", "radam", "ranger"]
+
+
 @dataclass
-class OptimConfig:
-    """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is SGD's, the betas are
-    Adam's.
+class OptimGroup:
+    """What parameters have to themselves whose name fits the shell pattern `match`; names are `model.<name>` and
+    `criteria.<name>`, as in a checkpoint.
+
+    The rate is `lr` (null: the section's) times `lr_factor`; `weight_decay` and `momentum` null are the section's.
+    With `optimizer` they get one of their own. `scheduled: false` leaves their rate as it is all along.
     """
 
-    name: Literal["adam", "adamw", "amsgrad", "sgd"] = "adam"
+    match: str
+    lr_factor: float = 1.0
+    lr: float | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    optimizer: OptimizerName | None = None
+    scheduled: bool = True
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is that of SGD and RMSprop, the betas
+    are those of the Adams, RAdam and Ranger. The first of `groups` that a parameter fits decides about it.
+    """
+
+    name: OptimizerName = "adam"
     lr: float = 2e-3
     weight_decay: float = 5e-4
     decay_bias_and_norm: bool = True
     momentum: float = 0.9
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip: float | None = None
+    groups: list[OptimGroup] = field(default_factory=list)
 
 
 @dataclass
 class ScheduleConfig:
-    """The learning rate over time, in epochs; see engine/schedule.py for the formulas."""
+    """The learning rate over time, in epochs; see engine/schedule.py for the formulas. `per_epoch` holds it within
+    an epoch, as the sources do.
+    """
 
     name: Literal["constant", "multistep", "cosine"] = "cosine"
     warmup_epochs: float = 2.0
@@ -131,12 +167,16 @@ class ScheduleConfig:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     final_factor: float = 0.01
+    per_epoch: bool = False
 
 
 @dataclass
 class TrainConfig:
     """How long and how. `method` is a name of the table in engine/methods/. `accumulate` batches make one
     step; `ema` is the decay of averaged weights (null: off).
+
+    In the first `fixed_base_epochs` only `open_layers` (children of the model) are trained, the others stand still,
+    their batch normalisation included. `freeze_bn` keeps the statistics of every batch normalisation all along.
     """
 
     method: Literal["identity"] = "identity"
@@ -146,6 +186,9 @@ class TrainConfig:
     amp: Literal["off", "bf16", "fp16"] = "off"
     channels_last: bool = True
     ema: float | None = None
+    fixed_base_epochs: int = 0
+    open_layers: list[str] = field(default_factory=list)
+    freeze_bn: bool = False
 
 
 @dataclass
@@ -156,7 +199,8 @@ class EvalSet:
     `name` is the file name of the results, `label` and `note` the words beside the figures (empty: what the data
     set is called in `fastreid_ops.data.datasets.DESCRIPTIONS`, or the CSV's name).
     `protocol` is a protocol or a family of docs/protocols.md (a family has a result for each member, called
-    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`.
+    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`. `frames` takes so many
+    frames of each tracklet, evenly spaced (a short one's last frame repeated), null all.
     """
 
     name: str = "test"
@@ -167,6 +211,7 @@ class EvalSet:
     options: Options = field(default_factory=dict)
     protocol: str = "market1501"
     protocol_options: Options = field(default_factory=dict)
+    frames: int | None = None
 
 
 def _default_sets() -> list[EvalSet]:

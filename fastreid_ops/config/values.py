@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastreid_ops.config.schema import Config, EvalSet, Plain
+from fastreid_ops.config.schema import Config, Plain
 
 
 class ConfigError(ValueError):
@@ -75,9 +75,15 @@ def _fill(cls: type, values: Any, source: str, prefix: str) -> Any:
     for key in values:
         if key not in types:
             known = [f"{prefix}{name}" for name in types]
-            if cls is not EvalSet:
+            if not any(
+                part.isdigit() for part in prefix.split(".")
+            ):  # the item of a list has its own names only
                 known += [*flatten(to_dict(Config())), *get_type_hints(Config)]
             raise ConfigError(f"{source}: unknown key {prefix}{key}{nearest(f'{prefix}{key}', known)}")
+    for needed in dataclasses.fields(cls):
+        bare = needed.default is dataclasses.MISSING and needed.default_factory is dataclasses.MISSING
+        if bare and needed.name not in values:
+            raise ConfigError(f"{source}: {prefix}{needed.name}: got nothing, expected a value")
     return cls(
         **{key: _convert(types[key], value, source, f"{prefix}{key}") for key, value in values.items()}
     )
@@ -90,6 +96,9 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _fill(kind, value, source, f"{key}.")
     origin, inner = get_origin(kind), get_args(kind)
+    words = [choice for choice in inner if get_origin(choice) is Literal]
+    if words:  # names, or null
+        return None if value is None and type(None) in inner else _convert(words[0], value, source, key)
     if origin is Literal:
         value = "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
         if value in inner:

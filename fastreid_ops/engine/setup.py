@@ -2,6 +2,7 @@
 """From a configuration to the objects of a run: manifests, loaders, evaluation sets, model, state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,21 @@ import torch
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
-from fastreid_ops.config.check import result_names
+from fastreid_ops.config.check import result_names, source_name
 from fastreid_ops.data.datasets import describe_dataset, gallery_permutations, read_dataset
+from fastreid_ops.data.frames import evaluation_frames
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.merge import merge_training
 from fastreid_ops.data.transforms import EvalTransform
+from fastreid_ops.engine import dry_run
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
 from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
+from fastreid_ops.engine.freeze import check_open_layers
 from fastreid_ops.engine.methods import method
+from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
@@ -30,8 +36,18 @@ from fastreid_ops.models.weights import load_weights
 
 
 def training_manifest(config: Config) -> Manifest:
-    """The whole data set that is trained on, with its queries and gallery if it has them."""
+    """The whole data set `data.dataset`, with its queries and gallery if it has them."""
     return read_dataset(config.data.dataset, config.data.root, **config.data.options)
+
+
+def training_rows(config: Config, whole: Manifest) -> Manifest:
+    """The rows that are trained on: those of `whole`, the data set `data.dataset`, and of all `data.sources`."""
+    if not config.data.sources:
+        return whole.select("train")
+    sets = {source_name(config.data): whole}
+    for source in config.data.sources:
+        sets[source_name(source)] = read_dataset(source.dataset, source.root, **source.options)
+    return merge_training(sets)
 
 
 def eval_manifest(item: EvalSet, training: Manifest) -> Manifest:
@@ -44,7 +60,7 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
 
     Errors: ConfigError if there are none, or not what the protocol looks at.
     """
-    query, gallery = manifest.select("query"), manifest.select("gallery")
+    query, gallery = (_fewer_frames(manifest.select(side), item) for side in ("query", "gallery"))
     if not len(query) or not len(gallery):
         raise ConfigError(
             f"eval.sets: {item.name}: got {len(query)} queries and {len(gallery)} gallery images, expected "
@@ -71,12 +87,33 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
         note = f"{note} One identity only: every image is a match, and the figures say nothing.".strip()
     used = [sorted({row for each in draws.values() for row in each.rows()[side]}) for side in (0, 1)]
     files = unique_files(query.take(used[0]), gallery.take(used[1]))
+    loader = eval_loader(files, config, policy)
+    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
+
+
+def _fewer_frames(side: Manifest, item: EvalSet) -> Manifest:
+    if item.frames is None or not len(side):
+        return side
+    if side.tracklet is None:
+        raise ConfigError(
+            f"eval.sets: {item.name}: frames: got {item.frames} of a set without tracklets, expected null"
+        )
+    return evaluation_frames(side, "evenly", item.frames).frames
+
+
+def eval_loader(files: Manifest, config: Config, policy: BadImagePolicy) -> EvalLoader:
+    """Images of these rows as they are evaluated."""
     size = config.data
     transform = EvalTransform(size.height, size.width, tuple(size.mean), tuple(size.std))
-    loader = EvalLoader(
+    return EvalLoader(
         files, transform, config.eval.batch_size, size.workers, policy, cache_images=size.cache_images
     )
-    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
+
+
+def fewer_files(data: EvalData, config: Config, policy: BadImagePolicy) -> EvalData:
+    """The same evaluation with a few of its files, for a dry run."""
+    files = data.files.take(dry_run.few_files(data))
+    return replace(data, files=files, loader=eval_loader(files, config, policy))
 
 
 def train_loader(
@@ -108,18 +145,29 @@ def build_network(config: Config, classes: int, device: torch.device) -> nn.Modu
 
 
 def build_state(
-    config: Config, label_map: dict[Any, int], device: torch.device, say: Callable[[str], None]
+    config: Config,
+    training: Manifest,
+    label_map: dict[Any, int],
+    device: torch.device,
+    say: Callable[[str], None],
 ) -> TrainState:
-    """A run at its beginning. The weights come from torch's global generator: seed it first."""
+    """A run at its beginning; `training` are the rows that are trained on. The weights come from torch's global
+    generator: seed it first.
+    """
     model = build_network(config, len(label_map), device)
     if config.model.weights is not None:
         say(f"{config.model.weights}: {load_weights(model, Path(config.model.weights)).describe()}")
-    criteria = method(config.train.method).losses(config.loss, len(label_map)).to(device)
+    try:
+        check_open_layers(model, config.train.open_layers)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    context = Context(config, model, len(label_map), training)
+    criteria = method(config.train.method).losses(context).to(device)
     return TrainState(
         config=config,
         model=model,
         criteria=criteria,
-        optimizer=build_optimizer([model, criteria], config.optim),
+        optimizer=build_optimizer({"model": model, "criteria": criteria}, config.optim),
         schedule=build_schedule(config.schedule, config.train.epochs),
         device=device,
         label_map=label_map,
