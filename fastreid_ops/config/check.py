@@ -43,6 +43,13 @@ _NOT_NEGATIVE = [
     "train.fixed_base_epochs",
     "train.seed",
 ]
+_CLOTHES_NOT_NEGATIVE = [
+    "loss.clothes.from_epoch",
+    "loss.clothes.correction",
+    "loss.clothes.unclothed",
+    "loss.clothes.distillation",
+    "loss.clothes.adversarial",
+]
 _FRACTION = [
     "data.flip",
     "data.erasing",
@@ -76,6 +83,10 @@ def validate(config: Config, source: str = "config") -> Config:
     need(_POSITIVE, lambda v: v > 0, "a number above 0")
     need(_POSITIVE_OR_NULL, lambda v: v is None or v > 0, "a number above 0, or null")
     need(_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
+    need(_CLOTHES_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
+    need(["loss.clothes.temperature", "loss.clothes.scale"], lambda v: v > 0, "a number above 0")
+    need(["loss.clothes.epsilon"], lambda v: 0 <= v <= 1, "a number from 0 to 1")
+    need(["loss.clothes.momentum"], lambda v: 0 <= v < 1, "a number from 0 to below 1")
     need(_FRACTION, lambda v: 0 <= v <= 1, "a number from 0 to 1")
     need(["loss.label_smoothing"], lambda v: v < 1, "a number below 1")
     need(["data.hue"], lambda v: 0 <= v <= 0.5, "a number from 0 to 0.5")

@@ -95,6 +95,33 @@ class DataConfig:
 
 
 @dataclass
+class ClothesLossConfig:
+    """Terms on clothes labels, of the methods `cloth_changing` and `cal`; 0 leaves one out. Up to the epoch
+    `from_epoch`, counted from 0, a method trains as if there were no clothes.
+
+    `cloth_changing`: `correction` of the map of clothes, `unclothed` for both losses of the branch without clothes,
+    `distillation` from that branch into the global one at `temperature`; `detach_teacher` lets it teach without
+    learning from it.
+    `cal`: `adversarial` at `scale` and `epsilon`, against a classifier, or with `memory` against a bank of features
+    with its `momentum`. loss.triplet is then the weight of the loss over `pairs`, each at the scale and margin of its
+    source (`triplet`: by the cosine, at loss.margin).
+    """
+
+    from_epoch: int = 0
+    correction: float = 1.0
+    unclothed: float = 1.0
+    distillation: float = 0.1
+    temperature: float = 4.0
+    detach_teacher: bool = False
+    adversarial: float = 1.0
+    scale: float = 16.0
+    epsilon: float = 0.1
+    memory: bool = False
+    momentum: float = 0.0
+    pairs: Literal["triplet", "cosface", "circle", "contrastive"] = "triplet"
+
+
+@dataclass
 class LossConfig:
     """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft
     margin).
@@ -104,6 +131,7 @@ class LossConfig:
     label_smoothing: float = 0.1
     triplet: float = 0.1
     margin: float | None = 0.3
+    clothes: ClothesLossConfig = field(default_factory=ClothesLossConfig)
 
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd", "rmsprop", "radam", "ranger"]
@@ -167,7 +195,7 @@ class TrainConfig:
     their batch normalisation included. `freeze_bn` keeps the statistics of every batch normalisation all along.
     """
 
-    method: Literal["identity"] = "identity"
+    method: Literal["identity", "cloth_changing", "cal"] = "identity"
     epochs: int = 24
     seed: int = 0
     accumulate: int = 1

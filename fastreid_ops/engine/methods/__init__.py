@@ -12,7 +12,12 @@ The loop owns everything else: mixed precision, backward, accumulation, clipping
 from importlib import import_module
 from types import ModuleType
 
-METHODS = {"identity": "fastreid_ops.engine.methods.identity"}
+METHODS = {
+    "identity": "fastreid_ops.engine.methods.identity",
+    # clothes
+    "cloth_changing": "fastreid_ops.engine.methods.cloth_changing",
+    "cal": "fastreid_ops.engine.methods.cal",
+}
 
 
 def method(name: str) -> ModuleType:
