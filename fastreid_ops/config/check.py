@@ -7,6 +7,12 @@ import re
 from fastreid_ops.config.schema import Config, EvalSet
 from fastreid_ops.config.values import ConfigError, flatten, nearest, to_dict
 
+# Methods for visible and infrared images: their own terms of loss.cross_modal.
+CROSS_MODAL = {
+    "wrim": ("cmkic",),
+    "deen": ("cpm", "orthogonality", "branch_orthogonality", "contrastive"),
+    "agw": (),
+}
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _POSITIVE = [
     "data.height",
@@ -42,6 +48,14 @@ _NOT_NEGATIVE = [
     "eval.every",
     "train.seed",
 ]
+_CROSS_MODAL_NOT_NEGATIVE = [
+    "loss.cross_modal.cmkic",
+    "loss.cross_modal.cpm",
+    "loss.cross_modal.cpm_margin",
+    "loss.cross_modal.orthogonality",
+    "loss.cross_modal.branch_orthogonality",
+    "loss.cross_modal.contrastive",
+]
 _FRACTION = [
     "data.flip",
     "data.erasing",
@@ -75,6 +89,8 @@ def validate(config: Config, source: str = "config") -> Config:
     need(_POSITIVE, lambda v: v > 0, "a number above 0")
     need(_POSITIVE_OR_NULL, lambda v: v is None or v > 0, "a number above 0, or null")
     need(_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
+    need(_CROSS_MODAL_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
+    need(["loss.cross_modal.cmkic_k", "loss.cross_modal.temperature"], lambda v: v > 0, "a number above 0")
     need(_FRACTION, lambda v: 0 <= v <= 1, "a number from 0 to 1")
     need(["loss.label_smoothing"], lambda v: v < 1, "a number below 1")
     need(["data.hue"], lambda v: 0 <= v <= 0.5, "a number from 0 to 0.5")
@@ -138,8 +154,26 @@ def _batch_layout(config: Config) -> list[str]:
     return found
 
 
+def _cross_modal(config: Config) -> list[str]:
+    """Whether a method for two modalities gets batches of both halves, and the terms belong to the method."""
+    method, found = config.train.method, []
+    if method in CROSS_MODAL and config.data.sampler_kind != "paired":
+        found.append(
+            f"data.sampler: got {config.data.sampler_kind}, expected paired for train.method {method}"
+        )
+    weights = {key: value for key, value in vars(config.loss.cross_modal).items() if isinstance(value, float)}
+    for term, value in weights.items():
+        owner = [name for name, terms in CROSS_MODAL.items() if term in terms]
+        if owner and value > 0 and method not in owner:
+            found.append(
+                f"loss.cross_modal.{term}: got {value} with train.method {method}, expected 0 (it is a term of "
+                f"{owner[0]})"
+            )
+    return found
+
+
 def _combinations(config: Config) -> list[str]:
-    found = _batch_layout(config)
+    found = _batch_layout(config) + _cross_modal(config)
     loss, schedule = config.loss, config.schedule
     if loss.cross_entropy == 0 and loss.triplet == 0:
         found.append("loss: got weight 0 for every term, expected at least one above 0")

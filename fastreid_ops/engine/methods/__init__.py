@@ -12,7 +12,13 @@ The loop owns everything else: mixed precision, backward, accumulation, clipping
 from importlib import import_module
 from types import ModuleType
 
-METHODS = {"identity": "fastreid_ops.engine.methods.identity"}
+METHODS = {
+    "identity": "fastreid_ops.engine.methods.identity",
+    # Visible and infrared images
+    "wrim": "fastreid_ops.engine.methods.wrim",
+    "deen": "fastreid_ops.engine.methods.deen",
+    "agw": "fastreid_ops.engine.methods.agw",
+}
 
 
 def method(name: str) -> ModuleType:
