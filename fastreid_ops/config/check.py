@@ -190,6 +190,12 @@ def _combinations(config: Config) -> list[str]:
             "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
         )
     found += _groups(config) + _fixed_base(config)
+    optim = config.optim
+    if optim.nesterov and (optim.name != "sgd" or optim.momentum == 0):
+        found.append(
+            f"optim.nesterov: got true with optim.name {optim.name} and momentum {optim.momentum}, expected sgd "
+            "with a momentum above 0"
+        )
     names = [s.name for s in config.eval.sets]
     files = [*names, *(name for s in config.eval.sets for name in result_names(s) if name != s.name)]
     found += [

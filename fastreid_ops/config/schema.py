@@ -160,7 +160,8 @@ class OptimGroup:
 @dataclass
 class OptimConfig:
     """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is that of SGD and RMSprop, the betas
-    are those of the Adams, RAdam and Ranger. The first of `groups` that a parameter fits decides about it.
+    are those of the Adams, RAdam and Ranger. The first of `groups` that a parameter fits decides about it. `nesterov`
+    makes SGD's momentum look ahead.
     """
 
     name: OptimizerName = "adam"
@@ -171,6 +172,7 @@ class OptimConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip: float | None = None
     groups: list[OptimGroup] = field(default_factory=list)
+    nesterov: bool = False
 
 
 @dataclass

@@ -5,11 +5,10 @@ Their batches are the paired sampler's: the visible half first, then the infrare
 same places. A network of two modalities takes such a batch as `mode` 0, its default.
 """
 
-import inspect
-
 from torch import Tensor, nn
 
 from fastreid_ops.config import ConfigError
+from fastreid_ops.engine.extract import takes_mode
 from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.losses import LabelSmoothedCrossEntropy
 
@@ -20,7 +19,7 @@ def identity_terms(context: Context, triplet: nn.Module) -> dict[str, nn.Module]
     Errors: ConfigError for a network of one modality.
     """
     config = context.config
-    if "mode" not in inspect.signature(context.model.forward).parameters:
+    if not takes_mode(context.model):
         raise ConfigError(
             f"model.name: got {config.model.name}, expected a network of two modalities (agw, deen_sysu, "
             f"deen_llcm, deen_regdb, embednet, mdinet) for train.method {config.train.method}"
