@@ -14,7 +14,11 @@ from types import ModuleType
 
 METHODS = {
     "identity": "fastreid_ops.engine.methods.identity",
-    # clothes
+    # Visible and infrared images
+    "wrim": "fastreid_ops.engine.methods.wrim",
+    "deen": "fastreid_ops.engine.methods.deen",
+    "agw": "fastreid_ops.engine.methods.agw",
+    # Clothes
     "cloth_changing": "fastreid_ops.engine.methods.cloth_changing",
     "cal": "fastreid_ops.engine.methods.cal",
 }
