@@ -2,6 +2,8 @@
 """Recipes, command line and checks: what is accepted, and in which words the rest is refused."""
 
 import dataclasses
+from functools import reduce
+from operator import getitem
 
 import pytest
 import yaml
@@ -251,8 +253,9 @@ def test_hash_knows_every_key_but_the_folder():
     seen = {digest(base)}
     for key, value in flatten(base).items():
         other = to_dict(Config())
-        section, name = key.split(".")
-        other[section][name] = "changed" if value != "changed" else None
+        *sections, name = key.split(".")
+        section = reduce(getitem, sections, other)
+        section[name] = "changed" if value != "changed" else None
         seen.add(digest(other))
         assert (digest(other) == digest(base)) == (key == "run.folder")
     assert len(seen) == len(flatten(base))

@@ -12,7 +12,16 @@ The loop owns everything else: mixed precision, backward, accumulation, clipping
 from importlib import import_module
 from types import ModuleType
 
-METHODS = {"identity": "fastreid_ops.engine.methods.identity"}
+METHODS = {
+    "identity": "fastreid_ops.engine.methods.identity",
+    # Visible and infrared images
+    "wrim": "fastreid_ops.engine.methods.wrim",
+    "deen": "fastreid_ops.engine.methods.deen",
+    "agw": "fastreid_ops.engine.methods.agw",
+    # Clothes
+    "cloth_changing": "fastreid_ops.engine.methods.cloth_changing",
+    "cal": "fastreid_ops.engine.methods.cal",
+}
 
 
 def method(name: str) -> ModuleType:
