@@ -95,15 +95,35 @@ class DataConfig:
 
 
 @dataclass
+class NAICLossConfig:
+    """What the method `naic` has beside the terms of every method.
+
+    `head` classifies the feature behind the neck: the network's own `linear` classifier, or a head with a margin
+    (the network then has `classifier: none`) of this `scale` and `margin`. `mining` is that of the triplet loss.
+    `center` weighs the centre loss (0: none); its centres follow the gradient of the unweighted loss, whatever the
+    weight is. `part` and `merge` weigh the classifiers of a part-based head.
+    """
+
+    head: Literal["linear", "arcface", "cosface", "amsoftmax", "circle"] = "linear"
+    scale: float = 30.0
+    margin: float = 0.4
+    mining: Literal["weighted", "hard"] = "weighted"
+    center: float = 0.0
+    part: float = 0.5
+    merge: float = 0.5
+
+
+@dataclass
 class LossConfig:
     """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft
-    margin).
+    margin). The sections of a name belong to the method of that name.
     """
 
     cross_entropy: float = 1.0
     label_smoothing: float = 0.1
     triplet: float = 0.1
     margin: float | None = 0.3
+    naic: NAICLossConfig = field(default_factory=NAICLossConfig)
 
 
 @dataclass
@@ -139,7 +159,7 @@ class TrainConfig:
     step; `ema` is the decay of averaged weights (null: off).
     """
 
-    method: Literal["identity"] = "identity"
+    method: Literal["identity", "naic"] = "identity"
     epochs: int = 24
     seed: int = 0
     accumulate: int = 1

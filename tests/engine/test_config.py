@@ -237,8 +237,11 @@ def test_hash_knows_every_key_but_the_folder():
     seen = {digest(base)}
     for key, value in flatten(base).items():
         other = to_dict(Config())
-        section, name = key.split(".")
-        other[section][name] = "changed" if value != "changed" else None
+        *sections, name = key.split(".")
+        place = other
+        for section in sections:
+            place = place[section]
+        place[name] = "changed" if value != "changed" else None
         seen.add(digest(other))
         assert (digest(other) == digest(base)) == (key == "run.folder")
     assert len(seen) == len(flatten(base))

@@ -12,7 +12,10 @@ The loop owns everything else: mixed precision, backward, accumulation, clipping
 from importlib import import_module
 from types import ModuleType
 
-METHODS = {"identity": "fastreid_ops.engine.methods.identity"}
+METHODS = {
+    "identity": "fastreid_ops.engine.methods.identity",
+    "naic": "fastreid_ops.engine.methods.naic",
+}
 
 
 def method(name: str) -> ModuleType:
