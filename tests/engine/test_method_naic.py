@@ -179,9 +179,13 @@ def test_half_precision_terms_are_float32():
 
 
 def test_refusals():
-    with pytest.raises(ConfigError, match="classifier: got linear, expected none with loss.naic.head circle"):
+    with pytest.raises(
+        ConfigError, match=r"classifier: got linear, expected none with loss\.naic\.head circle"
+    ):
         begin(network(16, 4), 4, naic={"head": "circle"})
-    with pytest.raises(ConfigError, match="classifier: got none, expected linear with loss.naic.head linear"):
+    with pytest.raises(
+        ConfigError, match=r"classifier: got none, expected linear with loss\.naic\.head linear"
+    ):
         begin(network(16, 4, classifier="none"), 4)
     with pytest.raises(
         ConfigError, match=r"model.name: got osnet_x0_25, expected one of the networks naic_\*"
