@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from fastreid_ops import _library
-from fastreid_ops.ops import _checks
+from fastreid_ops.ops import _checks, _shards
 from fastreid_ops.ops import _rerank_blocks as blocks
 from fastreid_ops.ops import _rerank_checks as checks
 from fastreid_ops.ops import _rerank_fakes as fakes
 from fastreid_ops.ops import _rerank_graph as graph
 from fastreid_ops.ops import _rerank_reference as plain
 from fastreid_ops.ops import _rerank_sparse as sparse
-from fastreid_ops.ops import _shards
 from fastreid_ops.ops._rerank_reference import reference as reference
 from fastreid_ops.ops.nearest import Nearest
 
@@ -254,18 +253,18 @@ def k_reciprocal_blocks(
     _checks.positive_int(op, "rows", rows)
     settings = checks.settings(op, k1, k2, lambda_value, variant, metric, None, progress)
     sets = checks.sets(op, pairs)
-    return _row_blocks(op, sets, rows, settings)
+    return _row_blocks(op, sets, rows, settings, progress)
 
 
 def _row_blocks(
-    op: str, sets: Sequence[tuple[Tensor, Tensor]], rows: int, settings: dict[str, Any]
+    op: str, sets: Sequence[tuple[Tensor, Tensor]], rows: int, settings: dict[str, Any], progress: bool
 ) -> Iterator[Tensor]:
     queries = sets[0][0].shape[0]
     if not checks.native(_LIBRARY, sets[0][0]):
         settings.pop("limit")
         yield from sum(reference(*pair, **settings) for pair in sets).split(rows)
         return
-    encoded = [sparse.encode_features(*pair, op=op, **settings) for pair in sets]
+    encoded = [sparse.encode_features(*pair, op=op, progress=progress, **settings) for pair in sets]
     for first in range(0, queries, rows):
         block = encoded[0].block(first, min(first + rows, queries))
         for one in encoded[1:]:

@@ -273,9 +273,9 @@ def test_blocks_without_the_library(monkeypatch):
 
 
 def test_blocks_refuse_before_the_first():
-    with pytest.raises(ValueError, match="^k_reciprocal_blocks: rows: got 0"):
+    with pytest.raises(ValueError, match=r"^k_reciprocal_blocks: rows: got 0"):
         k_reciprocal_blocks([features(3, 9, 4)], rows=0)
-    with pytest.raises(ValueError, match="^k_reciprocal_blocks: .*no feature set"):
+    with pytest.raises(ValueError, match=r"^k_reciprocal_blocks: .*no feature set"):
         k_reciprocal_blocks([])
 
 
