@@ -19,6 +19,7 @@ from fastreid_ops.data.transforms import EvalTransform
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
 from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
+from fastreid_ops.engine.freeze import check_open_layers
 from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.engine.optim import build_optimizer
@@ -121,13 +122,17 @@ def build_state(
     model = build_network(config, len(label_map), device)
     if config.model.weights is not None:
         say(f"{config.model.weights}: {load_weights(model, Path(config.model.weights)).describe()}")
+    try:
+        check_open_layers(model, config.train.open_layers)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     context = Context(config, model, len(label_map), training)
     criteria = method(config.train.method).losses(context).to(device)
     return TrainState(
         config=config,
         model=model,
         criteria=criteria,
-        optimizer=build_optimizer([model, criteria], config.optim),
+        optimizer=build_optimizer({"model": model, "criteria": criteria}, config.optim),
         schedule=build_schedule(config.schedule, config.train.epochs),
         device=device,
         label_map=label_map,

@@ -80,7 +80,7 @@ def make_state(heads=1, dropout=0.3, **sections):
         config=config,
         model=model,
         criteria=criteria,
-        optimizer=build_optimizer([model, criteria], config.optim),
+        optimizer=build_optimizer({"model": model, "criteria": criteria}, config.optim),
         schedule=build_schedule(config.schedule, config.train.epochs),
         device=torch.device("cpu"),
         label_map={f"person {i}": i for i in range(CLASSES)},
