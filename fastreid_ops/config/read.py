@@ -2,11 +2,12 @@
 """Recipes and the command line: `read(argv)` gives the recipe, the effective configuration and what was asked
 besides.
 
---config NAME|FILE.yaml   a recipe of the package or a file of one's own (default: `default`) --optim.lr 3e-4
-any key of the configuration, dotted
---resume RUN              go on with a run folder: its own configuration takes the recipe's place
---resume_allow KEY ...    keys that may differ from the run that is resumed --print_config            print
-the effective configuration as YAML and stop
+    --config NAME|FILE.yaml   a recipe of the package or a file of one's own (default: `default`)
+    --optim.lr 3e-4           any key of the configuration, dotted
+    --resume RUN              go on with a run folder: its own configuration takes the recipe's place
+    --resume_allow KEY ...    keys that may differ from the run that is resumed
+    --dry_run                 one step and a short evaluation, nothing kept
+    --print_config            print the effective configuration as YAML and stop
 """
 
 import re
@@ -46,6 +47,7 @@ class Request:
     resume: Path | None = None
     resume_allow: list[str] = field(default_factory=list)
     print_config: bool = False
+    dry_run: bool = False
 
 
 def recipes() -> list[str]:
@@ -104,7 +106,7 @@ def _refuse_unknown(argv: list[str]) -> None:
     import whatever a `class_path` names.
     """
     keys = list(flatten(to_dict(Config())))
-    known = [*keys, *_EXPECTED, "print_config", "help"]
+    known = [*keys, *_EXPECTED, "print_config", "dry_run", "help"]
     tables = tuple(f"{key}." for key in keys if key.endswith(".options"))
     for argument in argv:
         if "class_path" in argument:
@@ -138,6 +140,11 @@ def parser(base: dict[str, Any]) -> ArgumentParser:
     made.add_argument(
         "--print_config", action="store_true", help="print the effective configuration and stop"
     )
+    made.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="build everything, one training step, evaluation on a few files, keep nothing",
+    )
     made.add_class_arguments(Config, None, fail_untyped=True)
     made.set_defaults(flatten(base))
     return made
@@ -168,14 +175,19 @@ def read(argv: list[str]) -> Request:
     except ArgumentError as error:
         raise ConfigError(f"command line: {_shorten(str(error))}") from error
     config = from_dict({key: values[key] for key in to_dict(Config())}, "command line")
-    return Request(recipe, base, config, resume, allow, own["print_config"] is not None)
+    if resume is not None and own["dry_run"] is not None:
+        raise ConfigError(
+            "--dry_run: got it beside --resume, expected one of them: a dry run goes on with nothing"
+        )
+    flags = (own[name] is not None for name in ("print_config", "dry_run"))
+    return Request(recipe, base, config, resume, allow, *flags)
 
 
 def _take_own(argv: list[str]) -> tuple[dict[str, list[str] | None], list[str]]:
     """The options that decide the defaults of everything else, and the rest of the command line for
     jsonargparse.
     """
-    takes = {"config": 1, "resume": 1, "resume_allow": len(argv), "print_config": 0}
+    takes = {"config": 1, "resume": 1, "resume_allow": len(argv), "print_config": 0, "dry_run": 0}
     own: dict[str, list[str] | None] = dict.fromkeys(takes)
     rest: list[str] = []
     words = list(argv)

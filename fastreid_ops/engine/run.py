@@ -4,14 +4,16 @@
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
 
-from fastreid_ops.config import difference, flatten, to_dict
+from fastreid_ops.config import Config, difference, flatten, to_dict
 from fastreid_ops.config.read import Request, dump_yaml
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.engine import checkpoint, environment, resume, run_folder, setup
+from fastreid_ops.engine import checkpoint, dry_run, environment, resume, run_folder, setup
 from fastreid_ops.engine.assess import (
     Assessment,
     EvalData,
@@ -39,6 +41,18 @@ def run(request: Request) -> None:
     Errors: one of FAILURES with its sentence; Interrupted after SIGINT or SIGTERM, when a checkpoint has been
     written.
     """
+    if request.dry_run:
+        with TemporaryDirectory(prefix="fastreid_ops-dry-run-") as place:
+            _kept_in(replace(request, config=_in_folder(request.config, Path(place) / "run")))
+        return
+    _kept_in(request)
+
+
+def _in_folder(config: Config, folder: Path) -> Config:
+    return replace(config, run=replace(config.run, folder=str(folder)))
+
+
+def _kept_in(request: Request) -> None:
     if request.resume is None:
         folder, remark = run_folder.create(request.config.run.folder, request.recipe), None
     else:
@@ -49,7 +63,8 @@ def run(request: Request) -> None:
             log.say(remark)
         _run(request, folder, log)
     except Interrupted as stop:
-        log.say(f"{stop}; go on with: python -m fastreid_ops.train --resume {folder.path}")
+        again = f"go on with: python -m fastreid_ops.train --resume {folder.path}"
+        log.say(f"{stop}; {'nothing is kept' if request.dry_run else again}")
         raise
     except FAILURES:
         log.note(traceback.format_exc())
@@ -70,6 +85,8 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
     device = environment.pick_device(request.config.run.device)
     facts = environment.describe(device)
     config = _describe(request, folder, log, facts)
+    if request.dry_run:
+        config = dry_run.shortened(config)
 
     seed_everything(config.train.seed)
     policy = BadImagePolicy(config.data.bad_images)
@@ -80,6 +97,8 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
     sets = [setup.eval_data(s, setup.eval_manifest(s, whole), config, policy) for s in config.eval.sets]
     _write_manifests(folder, sets, log)
     loader = setup.train_loader(config, training, label_map, policy)
+    if request.dry_run:
+        loader, sets = dry_run.OneBatch(loader), [setup.fewer_files(s, config, policy) for s in sets]
     state = setup.build_state(config, training, label_map, device, log.say)
     step = content["step"] if content is not None else 0
     board = open_board(folder / "tensorboard", step) if config.run.tensorboard else None
@@ -90,7 +109,7 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
                 loader=loader,
                 step=method(config.train.method).step,
                 assess=setup.assessor(sets, config, device, interrupt.check),
-                save=_saver(folder, metrics, facts, config.run.keep),
+                save=_saver(folder, metrics, facts, config.run.keep) if not request.dry_run else _forget,
                 metrics=metrics,
                 log=log,
                 check=interrupt.check,
@@ -101,6 +120,9 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
                 metrics.truncate(0)
                 _baselines(state, sets, policy, folder, tools)
             results = fit(state, tools)
+            if request.dry_run:
+                log.say(_verdict(state, loader.loader.len_epoch(0), sets))
+                return
             _finish(state, results, sets, folder, tools)
     finally:
         metrics.close()
@@ -109,6 +131,18 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
         from fastreid_ops.report import write_report  # jinja2, only where a page is made
 
         log.say(f"report: {write_report(folder.path)}")
+
+
+def _forget(state: TrainState, best: bool) -> None:
+    """The loop's `save` of a dry run."""
+
+
+def _verdict(state: TrainState, batches: int, sets: list[EvalData]) -> str:
+    files = ", ".join(f"{len(s.files)} files of {s.name}" for s in sets) or "nothing"
+    return (
+        f"dry run: one step of one batch of {batches} an epoch, evaluation on {files}: it runs. The figures say "
+        "nothing, and nothing is kept"
+    )
 
 
 def _describe(request: Request, folder: RunFolder, log: Log, facts: dict[str, Any]):

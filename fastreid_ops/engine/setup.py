@@ -2,6 +2,7 @@
 """From a configuration to the objects of a run: manifests, loaders, evaluation sets, model, state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.data.transforms import EvalTransform
+from fastreid_ops.engine import dry_run
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
 from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
@@ -73,12 +75,23 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
         note = f"{note} One identity only: every image is a match, and the figures say nothing.".strip()
     used = [sorted({row for each in draws.values() for row in each.rows()[side]}) for side in (0, 1)]
     files = unique_files(query.take(used[0]), gallery.take(used[1]))
+    loader = eval_loader(files, config, policy)
+    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
+
+
+def eval_loader(files: Manifest, config: Config, policy: BadImagePolicy) -> EvalLoader:
+    """Images of these rows as they are evaluated."""
     size = config.data
     transform = EvalTransform(size.height, size.width, tuple(size.mean), tuple(size.std))
-    loader = EvalLoader(
+    return EvalLoader(
         files, transform, config.eval.batch_size, size.workers, policy, cache_images=size.cache_images
     )
-    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
+
+
+def fewer_files(data: EvalData, config: Config, policy: BadImagePolicy) -> EvalData:
+    """The same evaluation with a few of its files, for a dry run."""
+    files = data.files.take(dry_run.few_files(data))
+    return replace(data, files=files, loader=eval_loader(files, config, policy))
 
 
 def train_loader(
