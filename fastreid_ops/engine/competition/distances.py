@@ -37,7 +37,7 @@ def chunked_blocks(
     """
     settings = {"k1": k1, "k2": k2, "lambda_value": lambda_value, "variant": "naic", "metric": "cosine"}
     for first in range(0, pairs[0][0].shape[0], chunk[0]):
-        total = torch.zeros(1)
+        total = torch.zeros(1, device=pairs[0][0].device)
         for query, gallery in pairs:
             some = query[first : first + chunk[0]]
             parts = [k_reciprocal(some, part, **settings) for part in gallery.split(chunk[1])]
@@ -62,5 +62,5 @@ def write_distances(
     with array_file(target, shape) as array:
         for block in distance_blocks(pairs, rerank, rows):
             check()
-            array[first : first + len(block)] = block.numpy()
+            array[first : first + len(block)] = block.cpu().numpy()
             first += len(block)

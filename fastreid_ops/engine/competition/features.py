@@ -83,11 +83,9 @@ class Pieces(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.dims = [int(n) for n in getattr(model, "piece_dims", (model.feature_dim,))]
 
     def forward(self, images: Tensor) -> Tensor:
-        whole = getattr(self.model, "pieces", None)
-        return self.model(images) if whole is None else torch.cat(whole(images), 1)
+        return torch.cat(self.model.pieces(images), 1)
 
 
 def write_features(
@@ -100,14 +98,17 @@ def write_features(
 ) -> dict[str, list[int]]:
     """Features (files, D) float32 of all test pictures into a .npy file; returns how wide each piece is."""
     model, known = trained_model(weights)
-    model = Pieces(model.to(device))
+    model = model.to(device)
+    dims = [int(width) for width in getattr(model, "piece_dims", (model.feature_dim,))]
+    if len(dims) > 1:
+        model = Pieces(model)
     mean, std = (tuple(json.loads(known[key])) for key in ("mean", "std"))
     transform = EvalTransform(int(known["height"]), int(known["width"]), mean, std)
     loader = EvalLoader(pictures.files, transform, plan.batch_size, plan.workers, BadImagePolicy("raise"))
     values = extract(model, loader, device, flip=plan.flip, check=check).values
     with array_file(target, tuple(values.shape)) as array:
         array[:] = values.numpy()
-    return {"pieces": model.dims}
+    return {"pieces": dims}
 
 
 def read_pairs(path: Path, dims: list[int], rows: tuple[list[int], list[int]]) -> list[tuple[Tensor, Tensor]]:

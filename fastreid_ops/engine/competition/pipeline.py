@@ -209,7 +209,8 @@ class Entry:
 
     def _pairs(self, label: str, features: Sealed, half: str) -> list[tuple[Tensor, Tensor]]:
         path = self.folder / f"features/{label}.npy"
-        return read_pairs(path, features.facts["pieces"], self.pictures.halves[half])
+        pairs = read_pairs(path, features.facts["pieces"], self.pictures.halves[half])
+        return [(query.to(self.device), gallery.to(self.device)) for query, gallery in pairs]
 
     def _member(self, label: str) -> tuple[ModelEntry, int | None]:
         for entry in self.plan.models:
