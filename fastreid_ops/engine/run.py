@@ -91,7 +91,7 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
     seed_everything(config.train.seed)
     policy = BadImagePolicy(config.data.bad_images)
     whole = setup.training_manifest(config)
-    training = whole.select("train")
+    training = setup.training_rows(config, whole)
     label_map = training.label_map()
     log.say(f"training on {len(training)} images of {len(label_map)} people")
     sets = [setup.eval_data(s, setup.eval_manifest(s, whole), config, policy) for s in config.eval.sets]

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
-from fastreid_ops.config.check import result_names
+from fastreid_ops.config.check import result_names, source_name
 from fastreid_ops.data.datasets import describe_dataset, gallery_permutations, read_dataset
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.merge import merge_training
 from fastreid_ops.data.transforms import EvalTransform
 from fastreid_ops.engine import dry_run
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
@@ -34,8 +35,18 @@ from fastreid_ops.models.weights import load_weights
 
 
 def training_manifest(config: Config) -> Manifest:
-    """The whole data set that is trained on, with its queries and gallery if it has them."""
+    """The whole data set `data.dataset`, with its queries and gallery if it has them."""
     return read_dataset(config.data.dataset, config.data.root, **config.data.options)
+
+
+def training_rows(config: Config, whole: Manifest) -> Manifest:
+    """The rows that are trained on: those of `whole`, the data set `data.dataset`, and of all `data.sources`."""
+    if not config.data.sources:
+        return whole.select("train")
+    sets = {source_name(config.data): whole}
+    for source in config.data.sources:
+        sets[source_name(source)] = read_dataset(source.dataset, source.root, **source.options)
+    return merge_training(sets)
 
 
 def eval_manifest(item: EvalSet, training: Manifest) -> Manifest:
