@@ -6,12 +6,14 @@
     python -m fastreid_ops.competition --plan mine.yaml --folder runs/mine --rerank.method chunked
     python -m fastreid_ops.competition --plan naic2020 --data.root data/MyDataSet --status
 
-A plan (fastreid_ops.config.plan) names models to train or to take, rounds of pseudo-labels, and how the models' rankings
-become one: features, exact re-ranking, the unweighted mean, the first 200 names of each query. What a stage made lies in
-the folder with a seal. The same command again goes on where the last one stopped, a training run in the middle of an
-epoch included, and does again only what a changed plan asks for. --status says what is done and does nothing.
+A plan (fastreid_ops.config.plan) names models to train or to take, rounds of pseudo-labels, and how the models'
+rankings become one: features, exact re-ranking, the unweighted mean, the first 200 names of each query. What a stage
+made lies in the folder with a seal. The same command again goes on where the last one stopped, a training run in the
+middle of an epoch included, and does again only what a changed plan asks for. --status says what is done and does
+nothing.
 
-Exit status: 0 done, 1 it failed (one sentence says why), 2 the command line or the plan is wrong, 128 + n after signal n.
+Exit status: 0 done, 1 it failed (one sentence says why), 2 the command line or the plan is wrong, 128 + n after
+signal n.
 """
 
 import argparse
@@ -44,7 +46,9 @@ def main(argv: list[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    from fastreid_ops.engine.competition import pipeline  # torch and the kernels: once the plan is known to be sound
+    from fastreid_ops.engine.competition import (
+        pipeline,
+    )  # torch and the kernels: once the plan is known to be sound
     from fastreid_ops.engine.interrupt import Interrupted
     from fastreid_ops.engine.run import FAILURES
 

@@ -12,7 +12,6 @@ Exit status: 0 done, 1 with one sentence on what failed.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -122,7 +122,9 @@ def read_plan(name: str, overrides: list[str] = ()) -> Plan:
     path = Path(name)
     if not name.lower().endswith((".yaml", ".yml")):
         if name not in plans():
-            raise ConfigError(f"--plan: got {name!r}, expected a plan or a .yaml file{nearest(name, plans())}")
+            raise ConfigError(
+                f"--plan: got {name!r}, expected a plan or a .yaml file{nearest(name, plans())}"
+            )
         path = PLANS / f"{name}.yaml"
     values = dataclasses.asdict(fill(Plan, read_yaml(path), str(path)))
     known = [key for key in flatten(values) if key not in ("models", "pseudo")]
@@ -199,7 +201,9 @@ def _numbers(plan: Plan) -> list[str]:
     if not 0 <= plan.rerank.lambda_value <= 1:
         found.append(f"rerank.lambda_value: got {plan.rerank.lambda_value}, expected a number from 0 to 1")
     if len(plan.rerank.chunk) != 2 or min(plan.rerank.chunk) < 1:
-        found.append(f"rerank.chunk: got {plan.rerank.chunk}, expected two numbers above 0, queries and gallery")
+        found.append(
+            f"rerank.chunk: got {plan.rerank.chunk}, expected two numbers above 0, queries and gallery"
+        )
     for each in plan.pseudo:
         if not (math.isfinite(each.threshold) and each.threshold > 0):
             found.append(f"pseudo.{each.name}.threshold: got {each.threshold}, expected an angle above 0")
@@ -252,6 +256,10 @@ def _entry(plan: Plan, entry: ModelEntry) -> list[str]:
         config = training_config(plan, entry)
     except ConfigError as error:
         return [str(error)]
+    if config.data.sources:
+        return [
+            f"{place}: data.sources: got {len(config.data.sources)}, expected none: a plan trains on its own data"
+        ]
     return _epochs(place, entry.epochs, config)
 
 
@@ -272,5 +280,7 @@ def _epochs(place: str, epochs: list[int], config: Config) -> list[str]:
                 f"{place}.epochs: got {min(epochs)} with run.keep {keep}, expected at least {later} kept checkpoints"
             )
         if config.run.checkpoint_every_steps is not None:
-            found.append(f"{place}.epochs: got run.checkpoint_every_steps as well, expected null: it ousts them")
+            found.append(
+                f"{place}.epochs: got run.checkpoint_every_steps as well, expected null: it ousts them"
+            )
     return found

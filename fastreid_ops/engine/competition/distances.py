@@ -49,7 +49,8 @@ def angle_blocks(pairs: Pairs, rows: int) -> Iterator[Tensor]:
     """Angles in radians, summed over the pieces."""
     for first in range(0, pairs[0][0].shape[0], rows):
         yield sum(
-            pairwise_distance(query[first : first + rows], gallery, metric="arccos") for query, gallery in pairs
+            pairwise_distance(query[first : first + rows], gallery, metric="arccos")
+            for query, gallery in pairs
         )
 
 

@@ -44,7 +44,11 @@ class TestPictures:
         self.halves: dict[str, tuple[list[int], list[int]]] = {}
         for half in self._names(query, gallery):
             sides = [
-                [place[side.path[row]] for row in range(len(side)) if half in (WHOLE, (side.modality or [""])[row])]
+                [
+                    place[side.path[row]]
+                    for row in range(len(side))
+                    if half in (WHOLE, (side.modality or [""])[row])
+                ]
                 for side in (query, gallery)
             ]
             self.halves[half] = (sides[0], sides[1])
@@ -61,7 +65,9 @@ class TestPictures:
         for side, rows in zip(("queries", "gallery"), self.halves[half], strict=True):
             names = [PurePosixPath(name).name for name in self.names(rows)]
             if not names:
-                raise ConfigError(f"data: half {half}: got no {side}, expected queries and gallery in each half")
+                raise ConfigError(
+                    f"data: half {half}: got no {side}, expected queries and gallery in each half"
+                )
             twice = len(names) - len(set(names))
             if twice:
                 raise ConfigError(

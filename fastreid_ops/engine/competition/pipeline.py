@@ -102,14 +102,16 @@ class Entry:
 
     def weights(self, label: str) -> Weights:
         """The weights of a member, trained where they have to be."""
-        entry, epoch = self._member(label)
+        entry = self._entry_of(label)
         if entry.weights is not None:
             path = _weights_file(entry)
             if label not in self._taken:
                 self._taken[label] = Weights(path, file_digest(path))
             return self._taken[label]
         run = self.runs[entry.name]
-        labels = None if entry.pseudo is None else self.pseudo(entry.pseudo).files[f"pseudo/{entry.pseudo}.csv"]
+        labels = (
+            None if entry.pseudo is None else self.pseudo(entry.pseudo).files[f"pseudo/{entry.pseudo}.csv"]
+        )
         files = {each: f"weights/{each}.safetensors" for each in self.members(entry) if entry.epochs}
         files = files or {entry.name: f"models/{entry.name}/{WEIGHTS}"}
 
@@ -212,12 +214,8 @@ class Entry:
         pairs = read_pairs(path, features.facts["pieces"], self.pictures.halves[half])
         return [(query.to(self.device), gallery.to(self.device)) for query, gallery in pairs]
 
-    def _member(self, label: str) -> tuple[ModelEntry, int | None]:
-        for entry in self.plan.models:
-            for each, epoch in zip(self.members(entry), entry.epochs or [None], strict=True):
-                if each == label:
-                    return entry, epoch
-        raise KeyError(label)
+    def _entry_of(self, label: str) -> ModelEntry:
+        return next(entry for entry in self.plan.models if label in self.members(entry))
 
     def _prepare(self) -> None:
         """Threads and determinism of the plan's own work; a training run sets those of its recipe."""

@@ -44,7 +44,9 @@ class Training:
         """Everything of the configuration that the weights depend on."""
         own = {key: value for key, value in flatten(to_dict(self.config)).items() if _matters(key)}
         if self.labels is not None:
-            own["data.dataset"] = self.labels.name  # the folder may be moved; the content has a digest of its own
+            own["data.dataset"] = (
+                self.labels.name
+            )  # the folder may be moved; the content has a digest of its own
         return own
 
     @property
@@ -59,7 +61,9 @@ class Training:
         if self.begun:
             changed = {key: pair for key, pair in self._changed().items() if _matters(key)}
             if changed:
-                lines = "\n".join(f"  {key}: got {now!r}, expected {was!r}" for key, (was, now) in changed.items())
+                lines = "\n".join(
+                    f"  {key}: got {now!r}, expected {was!r}" for key, (was, now) in changed.items()
+                )
                 raise ConfigError(
                     f"models.{self.entry.name}: got a changed configuration, expected that of the run in {self.folder}:"
                     f"\n{lines}\nchange it back, or take another name or another folder"
@@ -93,9 +97,7 @@ class Training:
                 )
             stored = to_dict(from_dict(read_yaml(self.folder / "config.yaml"), str(self.folder)))
             allowed = list(self._changed()) + (["data.dataset"] if self.labels is not None else [])
-            request = Request(
-                str(self.folder), stored, self.config, resume=self.folder, resume_allow=allowed
-            )
+            request = Request(str(self.folder), stored, self.config, resume=self.folder, resume_allow=allowed)
         else:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             if labels_digest is not None:
@@ -115,7 +117,7 @@ class Training:
                 f"models.{self.entry.name}: {folder}: got no checkpoint of epoch {epoch}, expected one; was the run "
                 "stopped so often that run.keep removed it?"
             )
-        label_map = {pid: label for pid, label in content["label_map"]}
+        label_map = dict(content["label_map"])
         known = export.metadata(self.config, label_map, content["step"], content["ema"] is not None)
         export.write_weights(content["ema"] or content["model"], known, target)
 
