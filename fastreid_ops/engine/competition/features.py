@@ -43,14 +43,7 @@ class TestPictures:
         place = {path: row for row, path in enumerate(self.files.path)}
         self.halves: dict[str, tuple[list[int], list[int]]] = {}
         for half in self._names(query, gallery):
-            sides = [
-                [
-                    place[side.path[row]]
-                    for row in range(len(side))
-                    if half in (WHOLE, (side.modality or [""])[row])
-                ]
-                for side in (query, gallery)
-            ]
+            sides = [[place[path] for path in self._of(side, half)] for side in (query, gallery)]
             self.halves[half] = (sides[0], sides[1])
             self._check(half)
         content = [self.files.path, self.halves]
@@ -60,6 +53,12 @@ class TestPictures:
     def _names(query: Manifest, gallery: Manifest) -> list[str]:
         known = {*(query.modality or ()), *(gallery.modality or ())}
         return sorted(known) if known and known <= set(HALVES) else [WHOLE]
+
+    @staticmethod
+    def _of(side: Manifest, half: str) -> list[str]:
+        if half == WHOLE:
+            return side.path
+        return [path for path, own in zip(side.path, side.modality, strict=True) if own == half]
 
     def _check(self, half: str) -> None:
         for side, rows in zip(("queries", "gallery"), self.halves[half], strict=True):

@@ -78,13 +78,11 @@ class Training:
                 raise ConfigError(f"models.{self.entry.name}: {error}") from error
 
     def _changed(self) -> dict[str, list[Any]]:
+        """Keys that differ from the run's own, as [its value, the plan's]; where files lie does not count."""
         stored = to_dict(from_dict(read_yaml(self.folder / "config.yaml"), str(self.folder)))
+        elsewhere = {"run.folder"} if self.labels is None else {"run.folder", "data.dataset"}
         changed = difference(stored, to_dict(self.config))
-        return {key: pair for key, pair in changed.items() if key not in ("run.folder", "data.dataset")} | (
-            {"data.dataset": changed["data.dataset"]}
-            if "data.dataset" in changed and self.labels is None
-            else {}
-        )
+        return {key: pair for key, pair in changed.items() if key not in elsewhere}
 
     def run(self, labels_digest: str | None) -> None:
         """Begin, or go on. Errors: as `engine.run.run`; ConfigError for other pseudo-labels than it began with."""
