@@ -174,6 +174,11 @@ def _combinations(config: Config) -> list[str]:
         for n in names
         if not _SET_NAME.fullmatch(n) or n == "table"
     ]
+    found += [
+        f"eval.sets: {s.name}: frames: got {s.frames}, expected a number above 0, or null"
+        for s in config.eval.sets
+        if s.frames is not None and s.frames < 1
+    ]
     if config.eval.every and not config.eval.sets:
         found.append("eval.sets: got none, expected at least one (or eval.every 0)")
     return found

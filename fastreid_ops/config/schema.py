@@ -219,7 +219,8 @@ class EvalSet:
     `name` is the file name of the results, `label` and `note` the words beside the figures (empty: what the data
     set is called in `fastreid_ops.data.datasets.DESCRIPTIONS`, or the CSV's name).
     `protocol` is a protocol or a family of docs/protocols.md (a family has a result for each member, called
-    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`.
+    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`. `frames` takes so many
+    frames of each tracklet, evenly spaced (a short one's last frame repeated), null all.
     """
 
     name: str = "test"
@@ -230,6 +231,7 @@ class EvalSet:
     options: Options = field(default_factory=dict)
     protocol: str = "market1501"
     protocol_options: Options = field(default_factory=dict)
+    frames: int | None = None
 
 
 def _default_sets() -> list[EvalSet]:

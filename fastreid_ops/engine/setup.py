@@ -13,6 +13,7 @@ from torch import nn
 from fastreid_ops.config import Config, ConfigError, EvalSet
 from fastreid_ops.config.check import result_names, source_name
 from fastreid_ops.data.datasets import describe_dataset, gallery_permutations, read_dataset
+from fastreid_ops.data.frames import evaluation_frames
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
@@ -59,7 +60,7 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
 
     Errors: ConfigError if there are none, or not what the protocol looks at.
     """
-    query, gallery = manifest.select("query"), manifest.select("gallery")
+    query, gallery = (_fewer_frames(manifest.select(side), item) for side in ("query", "gallery"))
     if not len(query) or not len(gallery):
         raise ConfigError(
             f"eval.sets: {item.name}: got {len(query)} queries and {len(gallery)} gallery images, expected "
@@ -88,6 +89,16 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
     files = unique_files(query.take(used[0]), gallery.take(used[1]))
     loader = eval_loader(files, config, policy)
     return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
+
+
+def _fewer_frames(side: Manifest, item: EvalSet) -> Manifest:
+    if item.frames is None or not len(side):
+        return side
+    if side.tracklet is None:
+        raise ConfigError(
+            f"eval.sets: {item.name}: frames: got {item.frames} of a set without tracklets, expected null"
+        )
+    return evaluation_frames(side, "evenly", item.frames).frames
 
 
 def eval_loader(files: Manifest, config: Config, policy: BadImagePolicy) -> EvalLoader:
