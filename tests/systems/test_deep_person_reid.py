@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import deep_person_reid_trees as trees
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,7 +55,9 @@ def golden():
 def test_training_step_golden(name, golden):
     want = golden.read(f"trainstep_{name}")
     meta = want["meta"]
-    state = made_state(meta["num_classes"], model={"name": name}, loss={"triplet": 1.0, "label_smoothing": 0.1})
+    state = made_state(
+        meta["num_classes"], model={"name": name}, loss={"triplet": 1.0, "label_smoothing": 0.1}
+    )
     golden.fill(state.model, meta["gain"])
     state.model.train()
     batch = Batch(golden.images(meta["batch"], *meta["size"]), torch.tensor(meta["labels"]), [])
@@ -161,14 +162,19 @@ def test_epochs_beside_torchreid(name, torchreid, monkeypatch, tmp_path):
     rounding into another course within a few steps. What each tensor moved by is compared, so that a wrong rate
     of any group shows.
     """
-    epochs, lr = 4, {"sgd": 0.02, "rmsprop": 1e-4}.get(name, 1e-3)
+    epochs, lr = 4, {"sgd": 0.02, "rmsprop": 1e-4, "radam": 0.1}.get(name, 1e-3)
     staged = [{"match": "model.classifier.*"}, {"match": "model.*", "lr_factor": 0.1}]
     monkeypatch.setattr(setup, "create_model", Shallow)
     state = made_state(
         optim={"name": name, "lr": lr, "groups": staged},
         loss={"triplet": 1.0},
         schedule={"name": "multistep", "warmup_epochs": 0, "milestones": [3], "per_epoch": True},
-        train={"channels_last": False, "epochs": epochs, "fixed_base_epochs": 1, "open_layers": ["classifier"]},
+        train={
+            "channels_last": False,
+            "epochs": epochs,
+            "fixed_base_epochs": 1,
+            "open_layers": ["classifier"],
+        },
     )
     before = copy.deepcopy(state.model.state_dict())
     theirs = theirs_from(state.model)
