@@ -65,7 +65,12 @@ def from_dict(values: dict[str, Any], source: str = "config") -> Config:
 
     Errors: ConfigError naming `source` and the dotted key, with the nearest known name for an unknown one.
     """
-    return _fill(Config, values, source, "")
+    return fill(Config, values, source)
+
+
+def fill(cls: type, values: dict[str, Any], source: str) -> Any:
+    """As `from_dict`, for any dataclass of plain values."""
+    return _fill(cls, values, source, "")
 
 
 def _fill(cls: type, values: Any, source: str, prefix: str) -> Any:
@@ -75,9 +80,8 @@ def _fill(cls: type, values: Any, source: str, prefix: str) -> Any:
     for key in values:
         if key not in types:
             known = [f"{prefix}{name}" for name in types]
-            if not any(
-                part.isdigit() for part in prefix.split(".")
-            ):  # the item of a list has its own names only
+            own_names_only = any(part.isdigit() for part in prefix.split("."))  # the item of a list
+            if cls.__module__ == Config.__module__ and not own_names_only:
                 known += [*flatten(to_dict(Config())), *get_type_hints(Config)]
             raise ConfigError(f"{source}: unknown key {prefix}{key}{nearest(f'{prefix}{key}', known)}")
     for needed in dataclasses.fields(cls):
