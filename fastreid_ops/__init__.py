@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         gnn_rerank,
         jaccard,
         k_reciprocal,
+        k_reciprocal_blocks,
         k_reciprocal_ensemble,
         k_reciprocal_from_distances,
     )
@@ -48,6 +49,7 @@ __all__ = [
     "gnn_rerank",
     "jaccard",
     "k_reciprocal",
+    "k_reciprocal_blocks",
     "k_reciprocal_ensemble",
     "k_reciprocal_from_distances",
     "nearest",
@@ -75,6 +77,7 @@ _LAZY = {
     "gnn_rerank": "fastreid_ops.ops.rerank",
     "jaccard": "fastreid_ops.ops.rerank",
     "k_reciprocal": "fastreid_ops.ops.rerank",
+    "k_reciprocal_blocks": "fastreid_ops.ops.rerank",
     "k_reciprocal_ensemble": "fastreid_ops.ops.rerank",
     "k_reciprocal_from_distances": "fastreid_ops.ops.rerank",
 }

@@ -12,14 +12,11 @@ Exit status: 0 done, 1 with one sentence on what failed.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from fastreid_ops.engine.onnx import Exported
 
 WEIGHTS = "weights.safetensors"
@@ -58,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def export(asked: argparse.Namespace) -> "Exported":
     """Write as asked. Errors: those of `export_onnx`, ValueError for a file that training did not write."""
+    from fastreid_ops.engine.export import trained_model
     from fastreid_ops.engine.onnx import export_onnx
 
     path = asked.weights / WEIGHTS if asked.weights.is_dir() else asked.weights
@@ -70,36 +68,6 @@ def export(asked: argparse.Namespace) -> "Exported":
     return export_onnx(
         model, asked.out, size, mode=asked.mode, batch_size=asked.batch, opset=asked.opset, metadata=metadata
     )
-
-
-def trained_model(path: Path) -> tuple["nn.Module", dict[str, str]]:
-    """The network of a weights.safetensors and the file's metadata. Errors: FileNotFoundError, ValueError."""
-    from safetensors import SafetensorError, safe_open
-
-    from fastreid_ops.models import create_model
-    from fastreid_ops.models.weights import read_weights
-
-    weights = read_weights(path)
-    try:
-        with safe_open(path, "pt") as file:
-            known = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"export: weights: got {path}, expected a safetensors file: {error}") from error
-    missing = {"model", "model_options", "num_classes", "height", "width"} - known.keys()
-    if missing:
-        raise ValueError(
-            f"export: weights: got {path} without {', '.join(sorted(missing))} in its metadata, expected the {WEIGHTS} "
-            "that training writes (for other weights: fastreid_ops.engine.onnx.export_onnx)"
-        )
-    model = create_model(known["model"], int(known["num_classes"]), **json.loads(known["model_options"]))
-    wrong = sorted(weights.keys() ^ model.state_dict().keys())
-    if wrong:
-        raise ValueError(
-            f"export: weights: got {path}, of which {', '.join(wrong[:3])} and {known['model']} do not fit, expected "
-            "weights of this version's network"
-        )
-    model.load_state_dict(weights)
-    return model, known
 
 
 if __name__ == "__main__":

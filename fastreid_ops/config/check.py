@@ -28,6 +28,7 @@ _POSITIVE = [
     "run.checkpoint_every_epochs",
     "run.keep",
     "optim.lr",
+    "loss.naic.scale",
 ]
 _POSITIVE_OR_NULL = [
     "data.images_per_id",
@@ -44,6 +45,10 @@ _NOT_NEGATIVE = [
     "data.workers",
     "loss.cross_entropy",
     "loss.triplet",
+    "loss.naic.center",
+    "loss.naic.margin",
+    "loss.naic.part",
+    "loss.naic.merge",
     "optim.weight_decay",
     "schedule.warmup_epochs",
     "eval.every",

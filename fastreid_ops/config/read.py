@@ -154,6 +154,7 @@ def read(argv: list[str]) -> Request:
     """Parse a command line. Errors: ConfigError with the key; SystemExit(0) after `--help`."""
     _refuse_unknown(argv)
     own, overrides = _take_own(argv)
+    lists, overrides = _take_lists(overrides)
     resume = Path(own["resume"][0]) if own["resume"] else None
     if resume is not None and own["config"]:
         raise ConfigError(
@@ -172,6 +173,9 @@ def read(argv: list[str]) -> Request:
             raise ConfigError(f"--resume_allow: unknown key {key}{nearest(key, flatten(base))}")
     try:
         values = _plain(parser(base).parse_args(overrides))
+        for key, items in lists.items():
+            section, _, name = key.partition(".")
+            values[section][name] = items
     except ArgumentError as error:
         raise ConfigError(f"command line: {_shorten(str(error))}") from error
     config = from_dict({key: values[key] for key in to_dict(Config())}, "command line")
@@ -204,6 +208,28 @@ def _take_own(argv: list[str]) -> tuple[dict[str, list[str] | None], list[str]]:
             raise ConfigError(f"--{key}: got nothing, expected {_EXPECTED[key]}")
         own[key] = (own[key] or []) + given
     return own, rest
+
+
+def _take_lists(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The lists of tables, and the rest of the command line. jsonargparse would fill what an item leaves out from the
+    recipe's item in the same place: a set of one's own would be evaluated by another's protocol.
+    """
+    lists: dict[str, Any] = {}
+    rest: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in _LISTS:
+            rest.append(word)
+            continue
+        text = value if equals else words.pop(0)
+        try:
+            lists[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            problem = str(error).replace("\n", " ")
+            raise ConfigError(f"command line: {key}: got {text!r}, expected a list: {problem}") from error
+    return lists, rest
 
 
 def _run_config(folder: Path) -> dict[str, Any]:

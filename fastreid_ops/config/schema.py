@@ -160,9 +160,28 @@ class CrossModalLossConfig:
 
 
 @dataclass
+class NAICLossConfig:
+    """What the method `naic` has beside the terms of every method.
+
+    `head` classifies the feature behind the neck: the network's own `linear` classifier, or a head with a margin
+    (the network then has `classifier: none`) of this `scale` and `margin`. `mining` is that of the triplet loss.
+    `center` weighs the centre loss (0: none); its centres follow the gradient of the unweighted loss, whatever the
+    weight is. `part` and `merge` weigh the classifiers of a part-based head.
+    """
+
+    head: Literal["linear", "arcface", "cosface", "amsoftmax", "circle"] = "linear"
+    scale: float = 30.0
+    margin: float = 0.4
+    mining: Literal["weighted", "hard"] = "weighted"
+    center: float = 0.0
+    part: float = 0.5
+    merge: float = 0.5
+
+
+@dataclass
 class LossConfig:
     """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft
-    margin).
+    margin). The sections of a name belong to the method of that name.
 
     `smoothing`: what is smoothed away goes to all classes (`uniform`) or to the other ones (`others`, fast-reid).
     """
@@ -174,6 +193,7 @@ class LossConfig:
     clothes: ClothesLossConfig = field(default_factory=ClothesLossConfig)
     smoothing: Literal["uniform", "others"] = "uniform"
     cross_modal: CrossModalLossConfig = field(default_factory=CrossModalLossConfig)
+    naic: NAICLossConfig = field(default_factory=NAICLossConfig)
 
 
 OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd", "rmsprop", "radam", "ranger"]
@@ -239,7 +259,7 @@ class TrainConfig:
     their batch normalisation included. `freeze_bn` keeps the statistics of every batch normalisation all along.
     """
 
-    method: Literal["identity", "wrim", "deen", "agw", "cloth_changing", "cal"] = "identity"
+    method: Literal["identity", "wrim", "deen", "agw", "cloth_changing", "cal", "naic"] = "identity"
     epochs: int = 24
     seed: int = 0
     accumulate: int = 1

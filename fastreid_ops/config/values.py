@@ -65,7 +65,12 @@ def from_dict(values: dict[str, Any], source: str = "config") -> Config:
 
     Errors: ConfigError naming `source` and the dotted key, with the nearest known name for an unknown one.
     """
-    return _fill(Config, values, source, "")
+    return fill(Config, values, source)
+
+
+def fill(cls: type, values: dict[str, Any], source: str) -> Any:
+    """As `from_dict`, for any dataclass of plain values."""
+    return _fill(cls, values, source, "")
 
 
 def _fill(cls: type, values: Any, source: str, prefix: str) -> Any:
@@ -75,9 +80,8 @@ def _fill(cls: type, values: Any, source: str, prefix: str) -> Any:
     for key in values:
         if key not in types:
             known = [f"{prefix}{name}" for name in types]
-            if not any(
-                part.isdigit() for part in prefix.split(".")
-            ):  # the item of a list has its own names only
+            own_names_only = any(part.isdigit() for part in prefix.split("."))  # the item of a list
+            if cls.__module__ == Config.__module__ and not own_names_only:
                 known += [*flatten(to_dict(Config())), *get_type_hints(Config)]
             raise ConfigError(f"{source}: unknown key {prefix}{key}{nearest(f'{prefix}{key}', known)}")
     for needed in dataclasses.fields(cls):
@@ -96,6 +100,9 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _fill(kind, value, source, f"{key}.")
     origin, inner = get_origin(kind), get_args(kind)
+    words = [choice for choice in inner if get_origin(choice) is Literal]
+    if words:  # names, or null
+        return None if value is None and type(None) in inner else _convert(words[0], value, source, key)
     if origin is Literal:
         value = "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
         if value in inner:

@@ -6,20 +6,20 @@ Zhong, Zheng, Cao and Li, "Re-ranking Person Re-identification with k-reciprocal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastreid_ops import _library
+from fastreid_ops.ops import _checks, _shards
 from fastreid_ops.ops import _rerank_blocks as blocks
 from fastreid_ops.ops import _rerank_checks as checks
 from fastreid_ops.ops import _rerank_fakes as fakes
 from fastreid_ops.ops import _rerank_graph as graph
 from fastreid_ops.ops import _rerank_reference as plain
 from fastreid_ops.ops import _rerank_sparse as sparse
-from fastreid_ops.ops import _shards
 from fastreid_ops.ops._rerank_reference import reference as reference
 from fastreid_ops.ops.nearest import Nearest
 
@@ -220,6 +220,56 @@ def k_reciprocal_ensemble(
         return _headed(sum(reference(*pair, **settings) for pair in sets), top)
     encoded = (sparse.encode_features(*pair, op=op, progress=progress, **settings) for pair in sets)
     return _final(op, encoded if top is None else list(encoded), top, memory_limit, progress)
+
+
+def k_reciprocal_blocks(
+    pairs: Sequence[tuple[Tensor, Tensor]],
+    *,
+    rows: int = 1024,
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+    variant: str = "naic",
+    metric: str = "cosine",
+    progress: bool = False,
+) -> Iterator[Tensor]:
+    """The rows of ``k_reciprocal_ensemble`` in blocks, from the first query on: for a result that is written away, or
+    added to others, and never there as a whole.
+
+    *Shapes*: pairs as ``k_reciprocal_ensemble``. Yields (at most ``rows``, G) float32.
+
+    *NaN*: as ``k_reciprocal_ensemble``.
+
+    *Ties*: as ``k_reciprocal``, whose neighbour lists are exact: blocks of any size have the bits of the whole.
+
+    *Determinism*: as ``k_reciprocal_ensemble``.
+
+    *Memory*: as ``k_reciprocal`` beyond its result, with the encodings of all sets, and two blocks.
+
+    Raises:
+        TypeError, ValueError: as ``k_reciprocal_ensemble``, before the first block is asked for; ``rows`` below 1.
+    """
+    op = "k_reciprocal_blocks"
+    _checks.positive_int(op, "rows", rows)
+    settings = checks.settings(op, k1, k2, lambda_value, variant, metric, None, progress)
+    sets = checks.sets(op, pairs)
+    return _row_blocks(op, sets, rows, settings, progress)
+
+
+def _row_blocks(
+    op: str, sets: Sequence[tuple[Tensor, Tensor]], rows: int, settings: dict[str, Any], progress: bool
+) -> Iterator[Tensor]:
+    queries = sets[0][0].shape[0]
+    if not checks.native(_LIBRARY, sets[0][0]):
+        settings.pop("limit")
+        yield from sum(reference(*pair, **settings) for pair in sets).split(rows)
+        return
+    encoded = [sparse.encode_features(*pair, op=op, progress=progress, **settings) for pair in sets]
+    for first in range(0, queries, rows):
+        block = encoded[0].block(first, min(first + rows, queries))
+        for one in encoded[1:]:
+            block += one.block(first, min(first + rows, queries))
+        yield block
 
 
 def jaccard(

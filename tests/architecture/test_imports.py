@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "export": None,
     "check_data": None,
     "doctor": None,
+    "competition": None,
     "recipes": set(),
 }
 

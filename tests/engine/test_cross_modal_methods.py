@@ -15,6 +15,7 @@ from torch import nn
 
 from fastreid_ops.config import ConfigError, from_dict
 from fastreid_ops.config.check import validate
+from fastreid_ops.engine import setup
 from fastreid_ops.engine.methods import agw, deen, wrim
 from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.models import TrainOutput, create_model
@@ -240,7 +241,7 @@ def test_the_expansion_alone_picks_the_terms(expansion, terms):
             0.1 * sum(c.item() for c in cosines) / len(pairs), rel=1e-4
         )
     if "contrastive" in terms:
-        assert got["contrastive"] == pytest.approx(contrast(output.features[0], PIDS, 0.2), rel=1e-4)
+        assert got["contrastive"] == pytest.approx(contrast(output.features[0].detach(), PIDS, 0.2), rel=1e-4)
 
 
 def refused(words, method="deen", model="deen_regdb", sampler="paired", cross_modal=None):
@@ -273,3 +274,11 @@ def test_refused_networks():
     config = from_dict({"model": {"name": "agw"}, "loss": {"cross_modal": {"cmkic": 1.0}}})
     with pytest.raises(ConfigError, match=r"cmkic: got 1\.0 for model agw, expected 0"):
         wrim.losses(Context(config, create_model("agw", 5), 5, None))
+
+
+def test_a_network_of_two_modalities_is_not_given_other_batches():
+    config = from_dict({"model": {"name": "embednet", "options": SMALL}})
+    with pytest.raises(
+        ConfigError, match=r"data\.sampler: got pk, expected paired: embednet takes the first half"
+    ):
+        setup.build_state(config, None, {0: 0, 1: 1}, torch.device("cpu"), print)

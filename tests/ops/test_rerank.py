@@ -18,6 +18,7 @@ from fastreid_ops import (
     gnn_rerank,
     jaccard,
     k_reciprocal,
+    k_reciprocal_blocks,
     k_reciprocal_ensemble,
     k_reciprocal_from_distances,
 )
@@ -259,6 +260,23 @@ def test_ensemble_is_the_sum():
     assert torch.equal(got.distances, _headed(want, 7).distances)
     assert torch.equal(got.indices, _headed(want, 7).indices)
     assert torch.equal(k_reciprocal_ensemble(pairs[:1], **settings), each[0])
+    blocks = list(k_reciprocal_blocks(pairs, rows=4, **settings))
+    assert [len(block) for block in blocks] == [4, 4, 1]
+    assert torch.equal(torch.cat(blocks), want)
+
+
+def test_blocks_without_the_library(monkeypatch):
+    pairs = [features(5, 30, 8, seed=seed) for seed in (1, 2)]
+    monkeypatch.setattr("fastreid_ops.ops.rerank.checks.native", lambda *_: False)
+    blocks = list(k_reciprocal_blocks(pairs, rows=2, k1=8, k2=3))
+    assert torch.equal(torch.cat(blocks), k_reciprocal_ensemble(pairs, k1=8, k2=3))
+
+
+def test_blocks_refuse_before_the_first():
+    with pytest.raises(ValueError, match=r"^k_reciprocal_blocks: rows: got 0"):
+        k_reciprocal_blocks([features(3, 9, 4)], rows=0)
+    with pytest.raises(ValueError, match=r"^k_reciprocal_blocks: .*no feature set"):
+        k_reciprocal_blocks([])
 
 
 @pytest.mark.parametrize(
