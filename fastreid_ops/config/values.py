@@ -108,9 +108,6 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
         if value in inner:
             return value
         raise ConfigError(f"{source}: {key}: got {value!r}, expected one of {', '.join(inner)}")
-    named = next((each for each in inner if get_origin(each) is Literal), None)
-    if named is not None:  # one of some names, or null
-        return None if value is None and type(None) in inner else _convert(named, value, source, key)
     if origin is list and isinstance(value, list):
         return [_convert(inner[0], item, source, f"{key}.{i}") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):
