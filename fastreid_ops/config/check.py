@@ -8,6 +8,12 @@ from pathlib import PurePath
 from fastreid_ops.config.schema import Config, DataConfig, DataSource, EvalSet
 from fastreid_ops.config.values import ConfigError, flatten, nearest, to_dict
 
+# Methods for visible and infrared images: their own terms of loss.cross_modal.
+CROSS_MODAL = {
+    "wrim": ("cmkic",),
+    "deen": ("cpm", "orthogonality", "branch_orthogonality", "contrastive"),
+    "agw": (),
+}
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _POSITIVE = [
     "data.height",
@@ -49,6 +55,21 @@ _NOT_NEGATIVE = [
     "train.fixed_base_epochs",
     "train.seed",
 ]
+_CLOTHES_NOT_NEGATIVE = [
+    "loss.clothes.from_epoch",
+    "loss.clothes.correction",
+    "loss.clothes.unclothed",
+    "loss.clothes.distillation",
+    "loss.clothes.adversarial",
+]
+_CROSS_MODAL_NOT_NEGATIVE = [
+    "loss.cross_modal.cmkic",
+    "loss.cross_modal.cpm",
+    "loss.cross_modal.cpm_margin",
+    "loss.cross_modal.orthogonality",
+    "loss.cross_modal.branch_orthogonality",
+    "loss.cross_modal.contrastive",
+]
 _FRACTION = [
     "data.flip",
     "data.erasing",
@@ -82,6 +103,12 @@ def validate(config: Config, source: str = "config") -> Config:
     need(_POSITIVE, lambda v: v > 0, "a number above 0")
     need(_POSITIVE_OR_NULL, lambda v: v is None or v > 0, "a number above 0, or null")
     need(_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
+    need(_CLOTHES_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
+    need(["loss.clothes.temperature", "loss.clothes.scale"], lambda v: v > 0, "a number above 0")
+    need(["loss.clothes.epsilon"], lambda v: 0 <= v <= 1, "a number from 0 to 1")
+    need(["loss.clothes.momentum"], lambda v: 0 <= v < 1, "a number from 0 to below 1")
+    need(_CROSS_MODAL_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
+    need(["loss.cross_modal.cmkic_k", "loss.cross_modal.temperature"], lambda v: v > 0, "a number above 0")
     need(_FRACTION, lambda v: 0 <= v <= 1, "a number from 0 to 1")
     need(["loss.label_smoothing"], lambda v: v < 1, "a number below 1")
     need(["data.hue"], lambda v: 0 <= v <= 0.5, "a number from 0 to 0.5")
@@ -145,8 +172,26 @@ def _batch_layout(config: Config) -> list[str]:
     return found
 
 
+def _cross_modal(config: Config) -> list[str]:
+    """Whether a method for two modalities gets batches of both halves, and the terms belong to the method."""
+    method, found = config.train.method, []
+    if method in CROSS_MODAL and config.data.sampler_kind != "paired":
+        found.append(
+            f"data.sampler: got {config.data.sampler_kind}, expected paired for train.method {method}"
+        )
+    weights = {key: value for key, value in vars(config.loss.cross_modal).items() if isinstance(value, float)}
+    for term, value in weights.items():
+        owner = [name for name, terms in CROSS_MODAL.items() if term in terms]
+        if owner and value > 0 and method not in owner:
+            found.append(
+                f"loss.cross_modal.{term}: got {value} with train.method {method}, expected 0 (it is a term of "
+                f"{owner[0]})"
+            )
+    return found
+
+
 def _combinations(config: Config) -> list[str]:
-    found = _batch_layout(config)
+    found = _batch_layout(config) + _cross_modal(config)
     loss, schedule = config.loss, config.schedule
     if loss.cross_entropy == 0 and loss.triplet == 0:
         found.append("loss: got weight 0 for every term, expected at least one above 0")
@@ -162,6 +207,12 @@ def _combinations(config: Config) -> list[str]:
             "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
         )
     found += _groups(config) + _fixed_base(config)
+    optim = config.optim
+    if optim.nesterov and (optim.name != "sgd" or optim.momentum == 0):
+        found.append(
+            f"optim.nesterov: got true with optim.name {optim.name} and momentum {optim.momentum}, expected sgd "
+            "with a momentum above 0"
+        )
     names = [s.name for s in config.eval.sets]
     files = [*names, *(name for s in config.eval.sets for name in result_names(s) if name != s.name)]
     found += [

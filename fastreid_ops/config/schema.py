@@ -107,6 +107,59 @@ class DataConfig:
 
 
 @dataclass
+class ClothesLossConfig:
+    """Terms on clothes labels, of the methods `cloth_changing` and `cal`; 0 leaves one out. Up to the epoch
+    `from_epoch`, counted from 0, a method trains as if there were no clothes.
+
+    `cloth_changing`: `correction` of the map of clothes, `unclothed` for both losses of the branch without clothes,
+    `distillation` from that branch into the global one at `temperature`; `detach_teacher` lets it teach without
+    learning from it.
+    `cal`: `adversarial` at `scale` and `epsilon`, against a classifier, or with `memory` against a bank of features
+    with its `momentum`. loss.triplet is then the weight of the loss over `pairs`, each at the scale and margin of its
+    source (`triplet`: by the cosine, at loss.margin).
+    """
+
+    from_epoch: int = 0
+    correction: float = 1.0
+    unclothed: float = 1.0
+    distillation: float = 0.1
+    temperature: float = 4.0
+    detach_teacher: bool = False
+    adversarial: float = 1.0
+    scale: float = 16.0
+    epsilon: float = 0.1
+    memory: bool = False
+    momentum: float = 0.0
+    pairs: Literal["triplet", "cosface", "circle", "contrastive"] = "triplet"
+
+
+@dataclass
+class CrossModalLossConfig:
+    """Terms between visible and infrared images, of the methods `wrim`, `deen` and `agw`; 0 leaves one out.
+
+    `wrim`: `cmkic` of the `cmkic_k` least similar positives at `temperature` (`other_positives`: the others count
+    in the denominator).
+    `deen`: `cpm` with its margin and form and `orthogonality`, which need the generated rows of DEEN or of
+    EmbedNet's `expand`; `branch_orthogonality`, of EmbedNet's `tmhee`, `cmatm` and `ssdec`; `contrastive` at
+    `temperature`, of `ssdec`. A term without its rows is left out, so that `model.options.dee` alone picks the system.
+    `agw`: `legacy_weights` are those of the published code, which vanish at large distances.
+    """
+
+    cmkic: float = 0.0
+    cmkic_k: int = 5
+    other_positives: bool = False
+    cpm: float = 0.0
+    cpm_margin: float = 0.2
+    cpm_form: Literal["code", "paper"] = "code"
+    orthogonality: float = 0.0
+    orthogonality_form: Literal["code", "paper"] = "code"
+    branch_orthogonality: float = 0.0
+    contrastive: float = 0.0
+    temperature: float = 0.1
+    legacy_weights: bool = False
+
+
+@dataclass
 class NAICLossConfig:
     """What the method `naic` has beside the terms of every method.
 
@@ -128,13 +181,18 @@ class NAICLossConfig:
 @dataclass
 class LossConfig:
     """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft
-    margin). The sections of a name belong to the method of that name.
+    margin). The sections of a name belong to the methods they name.
+
+    `smoothing`: what is smoothed away goes to all classes (`uniform`) or to the other ones (`others`, fast-reid).
     """
 
     cross_entropy: float = 1.0
     label_smoothing: float = 0.1
     triplet: float = 0.1
     margin: float | None = 0.3
+    clothes: ClothesLossConfig = field(default_factory=ClothesLossConfig)
+    smoothing: Literal["uniform", "others"] = "uniform"
+    cross_modal: CrossModalLossConfig = field(default_factory=CrossModalLossConfig)
     naic: NAICLossConfig = field(default_factory=NAICLossConfig)
 
 
@@ -162,7 +220,8 @@ class OptimGroup:
 @dataclass
 class OptimConfig:
     """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is that of SGD and RMSprop, the betas
-    are those of the Adams, RAdam and Ranger. The first of `groups` that a parameter fits decides about it.
+    are those of the Adams, RAdam and Ranger. The first of `groups` that a parameter fits decides about it. `nesterov`
+    makes SGD's momentum look ahead.
     """
 
     name: OptimizerName = "adam"
@@ -173,6 +232,7 @@ class OptimConfig:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip: float | None = None
     groups: list[OptimGroup] = field(default_factory=list)
+    nesterov: bool = False
 
 
 @dataclass
@@ -199,7 +259,7 @@ class TrainConfig:
     their batch normalisation included. `freeze_bn` keeps the statistics of every batch normalisation all along.
     """
 
-    method: Literal["identity", "naic"] = "identity"
+    method: Literal["identity", "wrim", "deen", "agw", "cloth_changing", "cal", "naic"] = "identity"
     epochs: int = 24
     seed: int = 0
     accumulate: int = 1

@@ -108,6 +108,9 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
         if value in inner:
             return value
         raise ConfigError(f"{source}: {key}: got {value!r}, expected one of {', '.join(inner)}")
+    named = next((choice for choice in inner if get_origin(choice) is Literal), None)
+    if named is not None and value is not None:  # a name or null
+        return _convert(named, value, source, key)
     if origin is list and isinstance(value, list):
         return [_convert(inner[0], item, source, f"{key}.{i}") for i, item in enumerate(value)]
     if origin is dict and isinstance(value, dict):

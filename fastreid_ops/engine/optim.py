@@ -142,7 +142,9 @@ def _optimizer(name: str, groups: list[dict], config) -> torch.optim.Optimizer:
     for group in groups:  # torch wants a rate above 0 in each; the schedule sets it anew before every step
         group["lr"] = group["base_lr"]
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, fused=True)
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
+        )
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=_RMSPROP_ALPHA)
     if name == "radam":

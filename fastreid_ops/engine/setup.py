@@ -23,6 +23,7 @@ from fastreid_ops.engine import dry_run
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
 from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
+from fastreid_ops.engine.extract import takes_mode
 from fastreid_ops.engine.freeze import check_open_layers
 from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.methods.context import Context
@@ -155,6 +156,11 @@ def build_state(
     generator: seed it first.
     """
     model = build_network(config, len(label_map), device)
+    if takes_mode(model) and config.data.sampler_kind != "paired":
+        raise ConfigError(
+            f"data.sampler: got {config.data.sampler_kind}, expected paired: {config.model.name} takes the first "
+            "half of a batch for visible images and the second for infrared ones"
+        )
     if config.model.weights is not None:
         say(f"{config.model.weights}: {load_weights(model, Path(config.model.weights)).describe()}")
     try:

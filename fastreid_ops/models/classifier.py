@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from fastreid_ops.models.output import TrainOutput
 
@@ -27,3 +28,9 @@ class FeatureClassifier(nn.Module):
         if not self.training:
             return feature
         return TrainOutput((self.classifier(feature),), (feature,))
+
+
+def as_fixed(module: nn.Module, inputs: Tensor) -> Tensor:
+    """``module(inputs)`` with a gradient into the inputs and none into the module's parameters: for what is trained by
+    a loss and an optimiser of its own. Statistics of batch normalisation are updated all the same."""
+    return functional_call(module, {name: p.detach() for name, p in module.named_parameters()}, (inputs,))

@@ -8,6 +8,7 @@ holds the multi-scale block, ours is ``multi_scale``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from fastreid_ops.layers.conv import ConvNorm
 from fastreid_ops.layers.gem import GeM
 from fastreid_ops.layers.position_attention import PositionAttention
 from fastreid_ops.models.backbones.resnet import RESNET50, ResNet, plain_plan
+from fastreid_ops.models.classifier import as_fixed
 from fastreid_ops.models.osnet import LightConv3x3
 from fastreid_ops.models.output import TrainOutput
 from fastreid_ops.models.resnet_ibn import ibn_a_plan
@@ -143,8 +145,9 @@ class ClothChangingNet(nn.Module):
       ``"correction_logits"``: C(F_c'), for the cross entropy over the clothes (the original smooths those labels with
       the number of identities).
 
-    The original steps C's optimiser before it locates the clothes. For that order call `encode`, train
-    ``clothes_classifier`` on the detached map, then call `finish`.
+    The original keeps C outside the network and steps C's own optimiser before it locates the clothes. For that order
+    give ``classifier``, which then gets no gradient from here, and ``before_locating``, a function of F without its
+    gradient in which C is trained; ``num_clothes`` is 0 and ``"clothes_logits"`` are left out.
 
     Without clothes labels, or with ``num_clothes=0``, nothing is located: F_c = 0, the second branch sees all of F, and
     of the auxiliary tensors only the map is there. The source does not fix what to do without labels.
@@ -212,13 +215,15 @@ class ClothChangingNet(nn.Module):
         x = self.backbone(images)
         return x if self.multi_scale is None else self.multi_scale(x)
 
-    def finish(self, features: Tensor, clothes: Tensor | None = None) -> TrainOutput:
-        """F, and the clothes of each image or none -> what training returns.
+    def finish(
+        self, features: Tensor, clothes: Tensor | None = None, classifier: ClothesClassifier | None = None
+    ) -> TrainOutput:
+        """F, and the clothes of each image or none -> what training returns; ``classifier`` is one from outside.
 
         Raises:
-            ValueError: clothes given to a model without a clothes classifier.
+            ValueError: clothes given where there is no clothes classifier.
         """
-        if clothes is not None and self.clothes_classifier is None:
+        if clothes is not None and classifier is None and self.clothes_classifier is None:
             raise ValueError("ClothChangingNet: clothes: got labels, expected none with num_clothes=0")
         feature = self.global_pool(features).flatten(1)
         logits = self.global_classifier(self.global_bn_neck(feature))
@@ -228,20 +233,32 @@ class ClothChangingNet(nn.Module):
         if clothes is None:
             worn = torch.zeros_like(features)
         else:
-            auxiliary["clothes_logits"] = self.clothes_classifier(features.detach())
-            worn = features * clothes_heat(features, self.clothes_classifier.weight, clothes)[:, None]
+            if classifier is None:
+                auxiliary["clothes_logits"] = self.clothes_classifier(features.detach())
+            weight = (classifier or self.clothes_classifier).weight
+            worn = features * clothes_heat(features, weight, clothes)[:, None]
         if self.clothe_correction is not None:
             worn = self.clothe_correction(features, worn)
         if clothes is not None:
-            auxiliary["correction_logits"] = self.clothes_classifier(worn)
+            auxiliary["correction_logits"] = (
+                self.clothes_classifier(worn) if classifier is None else as_fixed(classifier, worn)
+            )
         second = self.unclothe_pool(torch.relu(features - worn)).flatten(1)
         second_logits = self.unclothe_classifier(self.unclothe_bn_neck(second))
         return TrainOutput((logits, second_logits), (feature, second), (), auxiliary)
 
-    def forward(self, images: Tensor, clothes: Tensor | None = None) -> Tensor | TrainOutput:
+    def forward(
+        self,
+        images: Tensor,
+        clothes: Tensor | None = None,
+        classifier: ClothesClassifier | None = None,
+        before_locating: Callable[[Tensor], None] | None = None,
+    ) -> Tensor | TrainOutput:
         features = self.encode(images)
         if self.training:
-            return self.finish(features, clothes)
+            if before_locating is not None:
+                before_locating(features.detach())
+            return self.finish(features, clothes, classifier)
         return self.global_bn_neck(self.global_pool(features).flatten(1))
 
 

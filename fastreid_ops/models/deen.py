@@ -46,6 +46,8 @@ class DEEN(TwoStream):
             batch with mode 0, an image whose maps do not go together.
     """
 
+    groups = 3  # features of an image
+
     def __init__(
         self,
         stages: int,

@@ -2,6 +2,8 @@
 """Recipes, command line and checks: what is accepted, and in which words the rest is refused."""
 
 import dataclasses
+from functools import reduce
+from operator import getitem
 
 import pytest
 import yaml
@@ -252,10 +254,8 @@ def test_hash_knows_every_key_but_the_folder():
     for key, value in flatten(base).items():
         other = to_dict(Config())
         *sections, name = key.split(".")
-        place = other
-        for section in sections:
-            place = place[section]
-        place[name] = "changed" if value != "changed" else None
+        section = reduce(getitem, sections, other)
+        section[name] = "changed" if value != "changed" else None
         seen.add(digest(other))
         assert (digest(other) == digest(base)) == (key == "run.folder")
     assert len(seen) == len(flatten(base))

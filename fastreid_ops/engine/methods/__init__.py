@@ -14,6 +14,14 @@ from types import ModuleType
 
 METHODS = {
     "identity": "fastreid_ops.engine.methods.identity",
+    # Visible and infrared images
+    "wrim": "fastreid_ops.engine.methods.wrim",
+    "deen": "fastreid_ops.engine.methods.deen",
+    "agw": "fastreid_ops.engine.methods.agw",
+    # Clothes
+    "cloth_changing": "fastreid_ops.engine.methods.cloth_changing",
+    "cal": "fastreid_ops.engine.methods.cal",
+    # NAIC 2020
     "naic": "fastreid_ops.engine.methods.naic",
 }
 

@@ -21,7 +21,9 @@ def losses(context: Context) -> nn.ModuleDict:
     """
     config, terms = context.config.loss, {}
     if config.cross_entropy > 0:
-        terms["id"] = LabelSmoothedCrossEntropy(config.label_smoothing, check_inputs=False)
+        terms["id"] = LabelSmoothedCrossEntropy(
+            config.label_smoothing, smoothing=config.smoothing, check_inputs=False
+        )
     if config.triplet > 0:
         terms["triplet"] = BatchHardTripletLoss(
             "soft" if config.margin is None else config.margin, check_inputs=False
