@@ -135,7 +135,16 @@ def test_learns(small_network, tmp_path, capsys):
     run = tmp_path / "run"
     words = [
         *("--config", "people_naic", "--model.name", "naic_small", "--run.folder", str(run)),
-        *("--run.report", "false", "--train.epochs", "5", "--schedule.milestones", "[4]", "--eval.every", "0"),
+        *(
+            "--run.report",
+            "false",
+            "--train.epochs",
+            "5",
+            "--schedule.milestones",
+            "[4]",
+            "--eval.every",
+            "0",
+        ),
         *("--eval.sets", "[{name: test}]"),
     ]
     assert train.main(words) == 0, capsys.readouterr().err

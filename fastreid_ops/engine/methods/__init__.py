@@ -21,6 +21,7 @@ METHODS = {
     # Clothes
     "cloth_changing": "fastreid_ops.engine.methods.cloth_changing",
     "cal": "fastreid_ops.engine.methods.cal",
+    # NAIC 2020
     "naic": "fastreid_ops.engine.methods.naic",
 }
 

@@ -44,7 +44,9 @@ def losses(context: Context) -> nn.ModuleDict:
     width = model.piece_dims[0]
     terms: dict[str, nn.Module] = {}
     if config.cross_entropy > 0:
-        terms["id"] = LabelSmoothedCrossEntropy(config.label_smoothing, check_inputs=False)
+        terms["id"] = LabelSmoothedCrossEntropy(
+            config.label_smoothing, smoothing=config.smoothing, check_inputs=False
+        )
         if own.head != "linear":
             terms["head"] = HEADS[own.head](
                 width, classes, scale=own.scale, margin=own.margin, check_inputs=False
