@@ -40,6 +40,7 @@ _NOT_NEGATIVE = [
     "optim.weight_decay",
     "schedule.warmup_epochs",
     "eval.every",
+    "train.fixed_base_epochs",
     "train.seed",
 ]
 _FRACTION = [
@@ -154,6 +155,7 @@ def _combinations(config: Config) -> list[str]:
         found.append(
             "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
         )
+    found += _groups(config) + _fixed_base(config)
     names = [s.name for s in config.eval.sets]
     files = [*names, *(name for s in config.eval.sets for name in result_names(s) if name != s.name)]
     found += [
@@ -169,6 +171,37 @@ def _combinations(config: Config) -> list[str]:
     if config.eval.every and not config.eval.sets:
         found.append("eval.sets: got none, expected at least one (or eval.every 0)")
     return found
+
+
+def _groups(config: Config) -> list[str]:
+    found = []
+    for i, group in enumerate(config.optim.groups):
+        for key in ("lr_factor", "lr"):
+            value = getattr(group, key)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                found.append(f"optim.groups: {i}: {key}: got {value!r}, expected a number above 0")
+        value = group.weight_decay
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            found.append(f"optim.groups: {i}: weight_decay: got {value!r}, expected 0 or a number above")
+        if group.momentum is not None and not 0 <= group.momentum <= 1:
+            found.append(
+                f"optim.groups: {i}: momentum: got {group.momentum!r}, expected a number from 0 to 1"
+            )
+    return found
+
+
+def _fixed_base(config: Config) -> list[str]:
+    train = config.train
+    if train.fixed_base_epochs and not train.open_layers:
+        return [
+            f"train.open_layers: got [], expected children of the model that the first {train.fixed_base_epochs} "
+            "epochs (train.fixed_base_epochs) train"
+        ]
+    if train.fixed_base_epochs > train.epochs:
+        return [
+            f"train.fixed_base_epochs: got {train.fixed_base_epochs}, expected at most train.epochs = {train.epochs}"
+        ]
+    return []
 
 
 def result_names(item: EvalSet) -> list[str]:

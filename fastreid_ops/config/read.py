@@ -25,6 +25,12 @@ _EXPECTED = {
     "resume": "a run folder",
     "resume_allow": "keys that may differ",
 }
+# Keys that are lists of tables, with an example of each.
+_LISTS = {
+    "eval.sets": "[{name: a, dataset: a.csv}]",
+    "optim.groups": "[{match: 'model.classifier.*', lr_factor: 10}]",
+    "data.sources": "[{dataset: msmt17, root: data}]",
+}
 RECIPES = Path(__file__).parent.parent / "recipes"
 
 
@@ -112,9 +118,10 @@ def _refuse_unknown(argv: list[str]) -> None:
     for i, argument in enumerate(argv):
         key, _, value = argument.partition("=")
         value = value or "".join(argv[i + 1 : i + 2])
-        if key == "--eval.sets" and not value.lstrip().startswith("["):
+        example = _LISTS.get(key.removeprefix("--"))
+        if example is not None and not value.lstrip().startswith("["):
             raise ConfigError(
-                f"command line: eval.sets: got {value!r}, expected a list such as '[{{name: a, dataset: a.csv}}]'"
+                f"command line: {key.removeprefix('--')}: got {value!r}, expected a list such as '{example}'"
             )
 
 

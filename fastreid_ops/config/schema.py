@@ -106,24 +106,48 @@ class LossConfig:
     margin: float | None = 0.3
 
 
+OptimizerName = Literal["adam", "adamw", "amsgrad", "sgd", "rmsprop", "radam", "ranger"]
+
+
 @dataclass
-class OptimConfig:
-    """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is SGD's, the betas are
-    Adam's.
+class OptimGroup:
+    """What parameters have to themselves whose name fits the shell pattern `match`; names are `model.<name>` and
+    `criteria.<name>`, as in a checkpoint.
+
+    The rate is `lr` (null: the section's) times `lr_factor`; `weight_decay` and `momentum` null are the section's.
+    With `optimizer` they get one of their own. `scheduled: false` leaves their rate as it is all along.
     """
 
-    name: Literal["adam", "adamw", "amsgrad", "sgd"] = "adam"
+    match: str
+    lr_factor: float = 1.0
+    lr: float | None = None
+    weight_decay: float | None = None
+    momentum: float | None = None
+    optimizer: OptimizerName | None = None
+    scheduled: bool = True
+
+
+@dataclass
+class OptimConfig:
+    """The optimizer. `clip` bounds the gradient norm (null: no bound); momentum is that of SGD and RMSprop, the betas
+    are those of the Adams, RAdam and Ranger. The first of `groups` that a parameter fits decides about it.
+    """
+
+    name: OptimizerName = "adam"
     lr: float = 2e-3
     weight_decay: float = 5e-4
     decay_bias_and_norm: bool = True
     momentum: float = 0.9
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     clip: float | None = None
+    groups: list[OptimGroup] = field(default_factory=list)
 
 
 @dataclass
 class ScheduleConfig:
-    """The learning rate over time, in epochs; see engine/schedule.py for the formulas."""
+    """The learning rate over time, in epochs; see engine/schedule.py for the formulas. `per_epoch` holds it within
+    an epoch, as the sources do.
+    """
 
     name: Literal["constant", "multistep", "cosine"] = "cosine"
     warmup_epochs: float = 2.0
@@ -131,12 +155,16 @@ class ScheduleConfig:
     milestones: list[int] = field(default_factory=list)
     gamma: float = 0.1
     final_factor: float = 0.01
+    per_epoch: bool = False
 
 
 @dataclass
 class TrainConfig:
     """How long and how. `method` is a name of the table in engine/methods/. `accumulate` batches make one
     step; `ema` is the decay of averaged weights (null: off).
+
+    In the first `fixed_base_epochs` only `open_layers` (children of the model) are trained, the others stand still,
+    their batch normalisation included. `freeze_bn` keeps the statistics of every batch normalisation all along.
     """
 
     method: Literal["identity"] = "identity"
@@ -146,6 +174,9 @@ class TrainConfig:
     amp: Literal["off", "bf16", "fp16"] = "off"
     channels_last: bool = True
     ema: float | None = None
+    fixed_base_epochs: int = 0
+    open_layers: list[str] = field(default_factory=list)
+    freeze_bn: bool = False
 
 
 @dataclass

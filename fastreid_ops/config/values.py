@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from fastreid_ops.config.schema import Config, EvalSet, Plain
+from fastreid_ops.config.schema import Config, Plain
 
 
 class ConfigError(ValueError):
@@ -75,9 +75,15 @@ def _fill(cls: type, values: Any, source: str, prefix: str) -> Any:
     for key in values:
         if key not in types:
             known = [f"{prefix}{name}" for name in types]
-            if cls is not EvalSet:
+            if not any(
+                part.isdigit() for part in prefix.split(".")
+            ):  # the item of a list has its own names only
                 known += [*flatten(to_dict(Config())), *get_type_hints(Config)]
             raise ConfigError(f"{source}: unknown key {prefix}{key}{nearest(f'{prefix}{key}', known)}")
+    for needed in dataclasses.fields(cls):
+        bare = needed.default is dataclasses.MISSING and needed.default_factory is dataclasses.MISSING
+        if bare and needed.name not in values:
+            raise ConfigError(f"{source}: {prefix}{needed.name}: got nothing, expected a value")
     return cls(
         **{key: _convert(types[key], value, source, f"{prefix}{key}") for key, value in values.items()}
     )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features of images by a model: batched, in the manifest's order, the model's modes put back afterwards."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,34 @@ class Features(NamedTuple):
 
     values: Tensor
     rows: Tensor
+
+
+def takes_mode(model: nn.Module) -> bool:
+    """Whether `forward` has a parameter `mode`: a network for two modalities."""
+    return "mode" in inspect.signature(model.forward).parameters
+
+
+def _by_modality(model: nn.Module) -> Callable[[Tensor, Any], Tensor]:
+    def forward(images: Tensor, batch: Any) -> Tensor:
+        codes = getattr(batch, "modality", None)
+        if codes is None:
+            raise ValueError(
+                f"extract: batch.modality: got None, expected 0 (visible) or 1 (infrared) for each image: "
+                f"{type(model).__name__} has a half for either"
+            )
+        feature = None
+        for code in (0, 1):
+            rows = (codes == code).nonzero().flatten().to(images.device)
+            if not len(rows):
+                continue
+            if len(rows) == len(codes):
+                return model(images, mode=code + 1)
+            part = model(images[rows], mode=code + 1)
+            feature = part.new_empty(len(codes), part.shape[1]) if feature is None else feature
+            feature[rows] = part
+        return feature
+
+    return forward
 
 
 @contextmanager
@@ -42,20 +71,24 @@ def extract(
 ) -> Features:
     """Features of everything a loader yields.
 
+    A network whose `forward` takes `mode` (0 both halves, 1 visible, 2 infrared) is called for the images of either
+    modality apart, by the `modality` of the batch: 0 visible, 1 infrared.
+
     Shapes: batches with `images` (B, 3, H, W) float32 and `index` (B,) int64, the row numbers. With `flip`,
     the mean of the features of the image and of its mirror image. Always in float32, whatever training used,
     so that a figure does not depend on it. `check` is called between batches and may raise. Errors:
-    ValueError when the loader yields nothing or a feature is not finite, naming the first row.
+    ValueError when the loader yields nothing, a feature is not finite, naming the first row, or modalities are needed and missing.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     values, rows = [], []
+    forward = _by_modality(model) if takes_mode(model) else lambda images, batch: model(images)
     with evaluating(model):
         for batch in loader:
             check()
             images = batch.images.to(device, memory_format=layout, non_blocking=True)
-            feature = model(images)
+            feature = forward(images, batch)
             if flip:
-                feature = (feature + model(images.flip(3))) / 2
+                feature = (feature + forward(images.flip(3), batch)) / 2
             values.append(feature.float().cpu())
             rows.append(batch.index)
     if not values:

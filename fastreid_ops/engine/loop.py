@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastreid_ops.engine.freeze import set_training_mode
 from fastreid_ops.engine.interrupt import Interrupted
 from fastreid_ops.engine.log import Log, Metrics, Progress
-from fastreid_ops.engine.optim import optimizer_step
+from fastreid_ops.engine.optim import optimizer_step, trained
 from fastreid_ops.engine.state import TrainState
 
 
@@ -86,7 +87,7 @@ def train_epoch(state: TrainState, tools: Tools, progress: Progress) -> None:
         raise ValueError(
             f"train_epoch: loader: got no batch in epoch {epoch}, expected enough images for data.batch_size"
         )
-    state.model.train()
+    set_training_mode(state.model, trained(state.optimizer), config.train, epoch)
     progress.epoch(epoch, total, state.batch)
     parts: list[
         tuple[dict[str, Tensor], list[str]]

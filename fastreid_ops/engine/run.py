@@ -80,7 +80,7 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
     sets = [setup.eval_data(s, setup.eval_manifest(s, whole), config, policy) for s in config.eval.sets]
     _write_manifests(folder, sets, log)
     loader = setup.train_loader(config, training, label_map, policy)
-    state = setup.build_state(config, label_map, device, log.say)
+    state = setup.build_state(config, training, label_map, device, log.say)
     step = content["step"] if content is not None else 0
     board = open_board(folder / "tensorboard", step) if config.run.tensorboard else None
     metrics = Metrics(folder / "metrics.jsonl", board)

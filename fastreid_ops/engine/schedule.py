@@ -9,6 +9,10 @@ therefore rises with every step, whatever the length of an epoch:
     cosine:                     factor = final + (1 - final) * (1 + cos(pi * t)) / 2,   t from 0 to 1
     constant:                   factor = 1
 
+With `per_epoch` progress is the number of whole epochs done: the rate stands still within an epoch, as in sources
+that step their scheduler once an epoch. Their warm-up `f (1 - e / W) + e / W` in epoch e is then this one. A milestone
+within the warm-up counts from the milestone on.
+
 Linear warm-up followed by steps is that of Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
 Re-Identification" (2019), section 3.1, there with a step once per epoch; the cosine is Loshchilov and Hutter,
 "SGDR" (2017), equation 5, one period.
@@ -30,13 +34,17 @@ class Schedule:
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
     final_factor: float = 0.0
+    per_epoch: bool = False
 
     def factor(self, progress: float) -> float:
         """The factor at `progress` epochs since the start of training."""
+        if self.per_epoch:
+            progress = math.floor(progress)
+        steps = self.gamma ** bisect_right(self.milestones, progress) if self.name == "multistep" else 1.0
         if progress < self.warmup_epochs:
-            return self.warmup_factor + (1 - self.warmup_factor) * progress / self.warmup_epochs
+            return steps * (self.warmup_factor + (1 - self.warmup_factor) * progress / self.warmup_epochs)
         if self.name == "multistep":
-            return self.gamma ** bisect_right(self.milestones, progress)
+            return steps
         if self.name == "cosine":
             span = self.epochs - self.warmup_epochs
             t = min((progress - self.warmup_epochs) / span, 1.0) if span > 0 else 1.0
@@ -44,12 +52,12 @@ class Schedule:
         return 1.0
 
     def apply(self, optimizer, progress: float) -> float:
-        """Set the rate of every parameter group (its `base_lr` times the factor); returns the first group's
-        rate.
+        """Set the rate of every parameter group: its `base_lr` times the factor, or `base_lr` where it has
+        `scheduled` False. Returns the first group's rate.
         """
         factor = self.factor(progress)
         for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * factor
+            group["lr"] = group["base_lr"] * (factor if group.get("scheduled", True) else 1.0)
         return optimizer.param_groups[0]["lr"]
 
 
@@ -63,4 +71,5 @@ def build_schedule(config, epochs: int) -> Schedule:
         tuple(config.milestones),
         config.gamma,
         config.final_factor,
+        config.per_epoch,
     )

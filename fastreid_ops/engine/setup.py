@@ -19,7 +19,9 @@ from fastreid_ops.data.transforms import EvalTransform
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
 from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
+from fastreid_ops.engine.freeze import check_open_layers
 from fastreid_ops.engine.methods import method
+from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
@@ -108,18 +110,29 @@ def build_network(config: Config, classes: int, device: torch.device) -> nn.Modu
 
 
 def build_state(
-    config: Config, label_map: dict[Any, int], device: torch.device, say: Callable[[str], None]
+    config: Config,
+    training: Manifest,
+    label_map: dict[Any, int],
+    device: torch.device,
+    say: Callable[[str], None],
 ) -> TrainState:
-    """A run at its beginning. The weights come from torch's global generator: seed it first."""
+    """A run at its beginning; `training` are the rows that are trained on. The weights come from torch's global
+    generator: seed it first.
+    """
     model = build_network(config, len(label_map), device)
     if config.model.weights is not None:
         say(f"{config.model.weights}: {load_weights(model, Path(config.model.weights)).describe()}")
-    criteria = method(config.train.method).losses(config.loss, len(label_map)).to(device)
+    try:
+        check_open_layers(model, config.train.open_layers)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    context = Context(config, model, len(label_map), training)
+    criteria = method(config.train.method).losses(context).to(device)
     return TrainState(
         config=config,
         model=model,
         criteria=criteria,
-        optimizer=build_optimizer([model, criteria], config.optim),
+        optimizer=build_optimizer({"model": model, "criteria": criteria}, config.optim),
         schedule=build_schedule(config.schedule, config.train.epochs),
         device=device,
         label_map=label_map,

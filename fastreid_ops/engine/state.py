@@ -13,8 +13,11 @@ from torch import nn
 
 from fastreid_ops.config import Config, digest, to_dict
 from fastreid_ops.engine.ema import Ema
+from fastreid_ops.engine.optim import Optimizer
 from fastreid_ops.engine.schedule import Schedule
 
+# What a parameter group takes from the configuration rather than from a checkpoint.
+_OF_THE_CONFIGURATION = ("base_lr", "weight_decay", "momentum", "scheduled")
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -30,7 +33,7 @@ class TrainState:
     config: Config
     model: nn.Module
     criteria: nn.ModuleDict
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer
     schedule: Schedule
     device: torch.device
     label_map: dict[int | str, int]
@@ -78,14 +81,13 @@ class TrainState:
         """
         self.model.load_state_dict(content["model"])
         self.criteria.load_state_dict(content["criteria"])
-        base = [group["base_lr"] for group in self.optimizer.param_groups]
-        decay = [group["weight_decay"] for group in self.optimizer.param_groups]
+        own = [
+            {key: group[key] for key in _OF_THE_CONFIGURATION if key in group}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(content["optimizer"])
-        for group, base_lr, weight_decay in zip(self.optimizer.param_groups, base, decay, strict=True):
-            group["base_lr"], group["weight_decay"] = (
-                base_lr,
-                weight_decay,
-            )  # of this configuration, if changed by name
+        for group, values in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(values)  # of this configuration, if changed by name
         if self.ema is not None:
             self.ema.model.load_state_dict(content["ema"] or content["model"])
         if self.scaler is not None and content["scaler"]:

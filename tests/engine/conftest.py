@@ -13,6 +13,7 @@ from fastreid_ops.engine.ema import Ema
 from fastreid_ops.engine.log import Log, Metrics
 from fastreid_ops.engine.loop import Tools
 from fastreid_ops.engine.methods import identity
+from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState, seed_everything
@@ -74,12 +75,12 @@ def make_state(heads=1, dropout=0.3, **sections):
     model = Network(heads, dropout)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    criteria = identity.losses(config.loss, CLASSES)
+    criteria = identity.losses(Context(config, model, CLASSES, None))
     return TrainState(
         config=config,
         model=model,
         criteria=criteria,
-        optimizer=build_optimizer([model, criteria], config.optim),
+        optimizer=build_optimizer({"model": model, "criteria": criteria}, config.optim),
         schedule=build_schedule(config.schedule, config.train.epochs),
         device=torch.device("cpu"),
         label_map={f"person {i}": i for i in range(CLASSES)},

@@ -53,6 +53,41 @@ class Corner(nn.Module):
         return torch.stack([x[:, 0, :, 0].mean(1), x[:, 0, :, -1].mean(1)], 1)
 
 
+class Halves(nn.Module):
+    """Feature = mean red, and which half made it; counts the images of every call."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x, mode=0):
+        self.calls.append((mode, len(x), x.is_contiguous(memory_format=torch.channels_last)))
+        return torch.stack([x[:, 0, :, 0].mean(1), torch.full((len(x),), float(mode))], 1)
+
+
+class TwoModalities(Batch):
+    def __init__(self, images, index, modality):
+        super().__init__(images, index)
+        self.modality = torch.tensor(modality)
+
+
+def test_networks_for_two_modalities_get_either_apart():
+    images = torch.randn(6, 3, 4, 6)
+    batches = [
+        TwoModalities(images[:4], [0, 1, 2, 5], [1, 0, 1, 0]),
+        TwoModalities(images[4:], [6, 7], [1, 1]),
+    ]
+    model = Halves()
+    found = extract(model, batches, CPU, flip=True, channels_last=True)
+    assert found.rows.tolist() == [0, 1, 2, 5, 6, 7]
+    assert found.values[:, 1].tolist() == [2.0, 1.0, 2.0, 1.0, 2.0, 2.0]
+    either = (images[:, 0, :, 0].mean(1) + images[:, 0, :, -1].mean(1)) / 2
+    torch.testing.assert_close(found.values[:, 0], either)
+    assert model.calls == 2 * [(1, 2, True), (2, 2, True)] + 2 * [(2, 2, True)]
+    with pytest.raises(ValueError, match=r"extract: batch.modality: got None, expected 0 \(visible\)"):
+        extract(model, [Batch(images, list(range(6)))], CPU)
+
+
 def test_order_modes_and_flip():
     images = torch.randn(5, 3, 4, 6)
     batches = [Batch(images[:3], [0, 1, 4]), Batch(images[3:], [7, 9])]

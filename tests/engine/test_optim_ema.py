@@ -31,7 +31,7 @@ def test_every_optimizer_is_the_one_of_its_name(name):
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
     theirs = copy.deepcopy(ours)
-    optimizer = build_optimizer([ours], OptimConfig(name=name, lr=0.1))
+    optimizer = build_optimizer({"model": ours}, OptimConfig(name=name, lr=0.1))
     plain = PLAIN[name](theirs.parameters())
     x = torch.randn(8, 4)
     for _ in range(4):
@@ -47,17 +47,21 @@ def test_every_optimizer_is_the_one_of_its_name(name):
 def test_groups():
     model = network()
     model[2].bias.requires_grad_(False)
-    groups = parameter_groups([model, model], OptimConfig(decay_bias_and_norm=False, weight_decay=0.5))
+    twice = {"model": model, "criteria": model}
+    ((_, groups),) = parameter_groups(twice, OptimConfig(decay_bias_and_norm=False, weight_decay=0.5))
     assert [sorted(p.ndim for p in g["params"]) for g in groups] == [[2, 2], [1, 1, 1]]
     assert [g["weight_decay"] for g in groups] == [0.5, 0.0]
-    assert [len(g["params"]) for g in parameter_groups([model], OptimConfig())] == [5]
+    ((_, groups),) = parameter_groups({"model": model}, OptimConfig())
+    assert [len(g["params"]) for g in groups] == [5]
     with pytest.raises(ValueError, match="no trainable parameter"):
-        build_optimizer([nn.ReLU()], OptimConfig())
+        build_optimizer({"model": nn.ReLU()}, OptimConfig())
 
 
 def test_norm_and_clip():
     model = nn.Linear(3, 1, bias=False)
-    optimizer = build_optimizer([model], OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0))
+    optimizer = build_optimizer(
+        {"model": model}, OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0)
+    )
     before = model.weight.detach().clone()
     model.weight.grad = torch.tensor([[3.0, 4.0, 12.0]])
     assert optimizer_step(optimizer, None, 1.0).item() == pytest.approx(13.0)
@@ -73,7 +77,9 @@ def test_norm_and_clip():
 
 def test_scaler_unscales_before_the_clip_and_skips_overflow():
     model = nn.Linear(2, 1, bias=False)
-    optimizer = build_optimizer([model], OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0))
+    optimizer = build_optimizer(
+        {"model": model}, OptimConfig(name="sgd", lr=1.0, momentum=0.0, weight_decay=0.0)
+    )
     scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
     x = torch.tensor([[3.0, 4.0]])
     before = model.weight.detach().clone()

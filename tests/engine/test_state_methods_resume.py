@@ -18,6 +18,7 @@ from fastreid_ops.config.schema import TrainConfig
 from fastreid_ops.engine import environment, export
 from fastreid_ops.engine.interrupt import Interrupt, Interrupted
 from fastreid_ops.engine.methods import METHODS, identity, method
+from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.engine.resume import ResumeError, check_config, check_labels
 from fastreid_ops.engine.state import capture_random, restore_random, seed_everything
 from fastreid_ops.models.output import TrainOutput
@@ -58,7 +59,7 @@ class State:
         for key, value in loss.items():
             setattr(self.config.loss, key, value)
         self.model = lambda images: output
-        self.criteria = identity.losses(self.config.loss, 3)
+        self.criteria = identity.losses(Context(self.config, None, 3, None))
 
 
 class Batch:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training methods: one visible table name -> module. A method is a module with two functions:
 
-    losses(config, num_classes) -> nn.ModuleDict   loss modules; what they hold is trained and saved as well
-    step(state, batch) -> dict[str, Tensor]        forward pass and weighted losses, 0-d; the loop sums them
+    losses(context) -> nn.ModuleDict           loss modules; what they hold is trained and saved as well
+    step(state, batch) -> dict[str, Tensor]    forward pass and weighted losses, 0-d; the loop sums them
+
+`context` is a `fastreid_ops.engine.methods.context.Context`. What depends on the epoch reads `state.epoch`.
 
 The loop owns everything else: mixed precision, backward, accumulation, clipping, checkpoints, evaluation.
 """

@@ -9,16 +9,17 @@ repository.
 
 from torch import Tensor, nn
 
+from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.losses import BatchHardTripletLoss, LabelSmoothedCrossEntropy, mean_over_heads
 
 
-def losses(config, num_classes: int) -> nn.ModuleDict:
+def losses(context: Context) -> nn.ModuleDict:
     """The terms of the `loss` section whose weight is above 0.
 
     Without their input checks, which wait for a GPU on every call: labels come from the label map, batches
     hold several ids, and the loop refuses losses that are not finite with the names of the files.
     """
-    terms = {}
+    config, terms = context.config.loss, {}
     if config.cross_entropy > 0:
         terms["id"] = LabelSmoothedCrossEntropy(config.label_smoothing, check_inputs=False)
     if config.triplet > 0:
