@@ -16,6 +16,7 @@ State that a loss keeps in buffers is the first rank's after every step, as are 
 import contextlib
 import gc
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -246,6 +247,8 @@ class SharedStep(nn.Module):
         super().__init__()
         self.model, self.criteria = state.model, state.criteria
         self._ranks, self._state, self._step = ranks, state, step
+        # 1 x 1 convolutions: two ways to write the strides of the same memory.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
         self._parallel: list[DistributedDataParallel] = []  # in a list: not a module of this one
         self._trainable: tuple[bool, ...] = ()
 
@@ -267,10 +270,12 @@ class SharedStep(nn.Module):
         if trainable != self._trainable:
             self._parallel.clear()
             gc.collect()  # the old one takes its hooks along
-            # Buffers are made equal once a step, by `same_buffers`.
-            self._parallel.append(
-                DistributedDataParallel(self, broadcast_buffers=False, find_unused_parameters=True)
-            )
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # the new name is not there before torch 2.13
+                # Buffers are made equal once a step, by `same_buffers`. Looking for unused parameters also keeps
+                # the order of the buckets, and so the bits, the same from the first step on.
+                made = DistributedDataParallel(self, broadcast_buffers=False, find_unused_parameters=True)
+            self._parallel.append(made)
             self._trainable = trainable
         return self._parallel[0]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastreid_ops.config import difference, flatten, to_dict
+from fastreid_ops.config import Config, difference, flatten, to_dict
 from fastreid_ops.config.read import Request, dump_yaml
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.manifest import Manifest
@@ -94,7 +94,9 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
         threads = threads or content["versions"]["threads"]
     environment.prepare(threads, request.config.run.deterministic)
     facts = environment.describe(device) | {"ranks": ranks.world}
-    config = _describe(request, folder, log, facts)
+    config = replace(request.config, run=replace(request.config.run, folder=str(folder.path)))
+    if ranks.first:
+        _describe(request, config, folder, log, facts)
 
     seed_everything(config.train.seed)
     policy = BadImagePolicy(config.data.bad_images)
@@ -152,12 +154,8 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
         log.say(f"report: {write_report(folder.path)}")
 
 
-def _describe(request: Request, folder: RunFolder, log: Log, facts: dict[str, Any]):
-    """Say and store what runs; returns the configuration with its folder filled in.
-
-    config.yaml is written last: a folder that has it can be resumed.
-    """
-    config = replace(request.config, run=replace(request.config.run, folder=str(folder.path)))
+def _describe(request: Request, config: Config, folder: RunFolder, log: Log, facts: dict[str, Any]) -> None:
+    """Say and store what runs. config.yaml is written last: a folder that has it can be resumed."""
     base, effective = (
         {**request.base, "run": {**request.base["run"], "folder": str(folder.path)}},
         to_dict(config),
@@ -181,7 +179,6 @@ def _describe(request: Request, folder: RunFolder, log: Log, facts: dict[str, An
         f"device {facts['device']}, {facts['threads']} threads, torch {facts['torch']}, "
         f"kernels {facts['isa'] or 'not loaded'}"
     )
-    return config
 
 
 def _write_manifests(folder: RunFolder, sets: list[EvalData], log: Log) -> None:
