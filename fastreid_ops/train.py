@@ -5,6 +5,7 @@
     python -m fastreid_ops.train --config market1501_osnet_x1_0 --data.root DIR
     python -m fastreid_ops.train --config my.yaml --optim.lr 3e-4 --run.folder runs/mine
     torchrun --nproc-per-node 4 -m fastreid_ops.train --config ...       by four processes, see engine/ranks.py
+    python -m fastreid_ops.train --config market1501_osnet_x1_0 --data.root DIR --dry_run      does it run at all?
     python -m fastreid_ops.train --resume runs/mine [--optim.lr 1e-4 --resume_allow optim.lr]
 
 Exit status: 0 done, 1 the run failed (one sentence says why), 2 the command line or recipe is wrong, 128 + n

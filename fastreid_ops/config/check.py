@@ -3,8 +3,9 @@
 
 import math
 import re
+from pathlib import PurePath
 
-from fastreid_ops.config.schema import Config, EvalSet
+from fastreid_ops.config.schema import Config, DataConfig, DataSource, EvalSet
 from fastreid_ops.config.values import ConfigError, flatten, nearest, to_dict
 
 _SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -173,6 +174,11 @@ def _combinations(config: Config) -> list[str]:
         for n in names
         if not _SET_NAME.fullmatch(n) or n == "table"
     ]
+    found += [
+        f"eval.sets: {s.name}: frames: got {s.frames}, expected a number above 0, or null"
+        for s in config.eval.sets
+        if s.frames is not None and s.frames < 1
+    ]
     if config.eval.every and not config.eval.sets:
         found.append("eval.sets: got none, expected at least one (or eval.every 0)")
     return found
@@ -209,6 +215,11 @@ def _fixed_base(config: Config) -> list[str]:
     return []
 
 
+def source_name(source: DataConfig | DataSource) -> str:
+    """What goes before the ids of a data set where several are trained on."""
+    return getattr(source, "name", "") or PurePath(source.dataset).stem
+
+
 def result_names(item: EvalSet) -> list[str]:
     """What the results of a set are called: as the set, or <set>-<protocol> for each member of a family."""
     from fastreid_ops.evaluation.protocols import FAMILIES
@@ -239,6 +250,10 @@ def _names(config: Config) -> list[str]:
     rules = {**PROTOCOLS, **FAMILIES}
     found = []
     datasets = [("data.dataset", config.data.dataset)]
+    datasets += [(f"data.sources.{i}.dataset", s.dataset) for i, s in enumerate(config.data.sources)]
+    sources = [source_name(s) for s in (config.data, *config.data.sources)]
+    for name in sorted({s for s in sources if sources.count(s) > 1 or "/" in s}):
+        found.append(f"data.sources: name: got {name!r}, expected different names without a slash")
     for i, item in enumerate(config.eval.sets):
         asked.append((f"eval.sets.{i}.protocol", item.protocol, rules))
         found += _protocol_options(f"eval.sets.{i}", item) if item.protocol in rules else []

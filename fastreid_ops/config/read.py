@@ -2,11 +2,12 @@
 """Recipes and the command line: `read(argv)` gives the recipe, the effective configuration and what was asked
 besides.
 
---config NAME|FILE.yaml   a recipe of the package or a file of one's own (default: `default`) --optim.lr 3e-4
-any key of the configuration, dotted
---resume RUN              go on with a run folder: its own configuration takes the recipe's place
---resume_allow KEY ...    keys that may differ from the run that is resumed --print_config            print
-the effective configuration as YAML and stop
+    --config NAME|FILE.yaml   a recipe of the package or a file of one's own (default: `default`)
+    --optim.lr 3e-4           any key of the configuration, dotted
+    --resume RUN              go on with a run folder: its own configuration takes the recipe's place
+    --resume_allow KEY ...    keys that may differ from the run that is resumed
+    --dry_run                 one step and a short evaluation, nothing kept
+    --print_config            print the effective configuration as YAML and stop
 """
 
 import re
@@ -46,6 +47,7 @@ class Request:
     resume: Path | None = None
     resume_allow: list[str] = field(default_factory=list)
     print_config: bool = False
+    dry_run: bool = False
 
 
 def recipes() -> list[str]:
@@ -104,7 +106,7 @@ def _refuse_unknown(argv: list[str]) -> None:
     import whatever a `class_path` names.
     """
     keys = list(flatten(to_dict(Config())))
-    known = [*keys, *_EXPECTED, "print_config", "help"]
+    known = [*keys, *_EXPECTED, "print_config", "dry_run", "help"]
     tables = tuple(f"{key}." for key in keys if key.endswith(".options"))
     for argument in argv:
         if "class_path" in argument:
@@ -138,6 +140,11 @@ def parser(base: dict[str, Any]) -> ArgumentParser:
     made.add_argument(
         "--print_config", action="store_true", help="print the effective configuration and stop"
     )
+    made.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="build everything, one training step, evaluation on a few files, keep nothing",
+    )
     made.add_class_arguments(Config, None, fail_untyped=True)
     made.set_defaults(flatten(base))
     return made
@@ -147,6 +154,7 @@ def read(argv: list[str]) -> Request:
     """Parse a command line. Errors: ConfigError with the key; SystemExit(0) after `--help`."""
     _refuse_unknown(argv)
     own, overrides = _take_own(argv)
+    lists, overrides = _take_lists(overrides)
     resume = Path(own["resume"][0]) if own["resume"] else None
     if resume is not None and own["config"]:
         raise ConfigError(
@@ -165,17 +173,25 @@ def read(argv: list[str]) -> Request:
             raise ConfigError(f"--resume_allow: unknown key {key}{nearest(key, flatten(base))}")
     try:
         values = _plain(parser(base).parse_args(overrides))
+        for key, items in lists.items():
+            section, _, name = key.partition(".")
+            values[section][name] = items
     except ArgumentError as error:
         raise ConfigError(f"command line: {_shorten(str(error))}") from error
     config = from_dict({key: values[key] for key in to_dict(Config())}, "command line")
-    return Request(recipe, base, config, resume, allow, own["print_config"] is not None)
+    if resume is not None and own["dry_run"] is not None:
+        raise ConfigError(
+            "--dry_run: got it beside --resume, expected one of them: a dry run goes on with nothing"
+        )
+    flags = (own[name] is not None for name in ("print_config", "dry_run"))
+    return Request(recipe, base, config, resume, allow, *flags)
 
 
 def _take_own(argv: list[str]) -> tuple[dict[str, list[str] | None], list[str]]:
     """The options that decide the defaults of everything else, and the rest of the command line for
     jsonargparse.
     """
-    takes = {"config": 1, "resume": 1, "resume_allow": len(argv), "print_config": 0}
+    takes = {"config": 1, "resume": 1, "resume_allow": len(argv), "print_config": 0, "dry_run": 0}
     own: dict[str, list[str] | None] = dict.fromkeys(takes)
     rest: list[str] = []
     words = list(argv)
@@ -192,6 +208,28 @@ def _take_own(argv: list[str]) -> tuple[dict[str, list[str] | None], list[str]]:
             raise ConfigError(f"--{key}: got nothing, expected {_EXPECTED[key]}")
         own[key] = (own[key] or []) + given
     return own, rest
+
+
+def _take_lists(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """The lists of tables, and the rest of the command line. jsonargparse would fill what an item leaves out from the
+    recipe's item in the same place: a set of one's own would be evaluated by another's protocol.
+    """
+    lists: dict[str, Any] = {}
+    rest: list[str] = []
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--") or key not in _LISTS:
+            rest.append(word)
+            continue
+        text = value if equals else words.pop(0)
+        try:
+            lists[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            problem = str(error).replace("\n", " ")
+            raise ConfigError(f"command line: {key}: got {text!r}, expected a list: {problem}") from error
+    return lists, rest
 
 
 def _run_config(folder: Path) -> dict[str, Any]:

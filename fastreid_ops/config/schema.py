@@ -22,9 +22,20 @@ class ModelConfig:
 
 
 @dataclass
+class DataSource:
+    """A further data set that is trained on; `name` (empty: that of the table or the CSV) goes before its ids."""
+
+    dataset: str
+    root: str | None = None
+    options: Options = field(default_factory=dict)
+    name: str = ""
+
+
+@dataclass
 class DataConfig:
     """What is trained on. `dataset` is a name of the data-set table or a CSV manifest; `options` go to its
-    reader.
+    reader. The training images of further `sources` join those of `dataset`, their people and cameras others than its;
+    queries and gallery are those of `dataset`, where a set of `eval.sets` names no other.
 
     Batches. `batch_size` images in one forward pass, shared by the ranks where there are several. `sampler` says
     which:
@@ -37,8 +48,8 @@ class DataConfig:
     `clothes`: as `pk`, each person in as many outfits as there are;
     `tracklet`: sequences of `sequence_length` frames (`frames`: drawn at random or evenly spaced) of
     `images_per_id` tracklets of each person (null: of any tracklets); batch_size counts frames;
-    `domain`: as many images of each of `domains_per_batch` domains (null: all); a domain is a camera, or the first
-    folder of a file's path where several data sets were merged.
+    `domain`: as many images of each of `domains_per_batch` domains (null: all); a domain is a camera, the first
+    folder of a file's path, or one of the `sources`.
 
     Augmentation; see `TrainTransform` for order and formulas. Sizes and padding in pixels; `flip`, `erasing`,
     `translation`, `patch`, `grey`, `channel_exchange` and `pca` are probabilities; brightness, contrast, saturation
@@ -52,6 +63,7 @@ class DataConfig:
     dataset: str = "people"
     root: str | None = None
     options: Options = field(default_factory=dict)
+    sources: list[DataSource] = field(default_factory=list)
     height: int = 128
     width: int = 64
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
@@ -63,7 +75,7 @@ class DataConfig:
     paired_images: Literal["replace", "distinct"] = "replace"
     sequence_length: int = 15
     frames: Literal["random", "evenly"] = "random"
-    domains: Literal["camera", "folder"] = "camera"
+    domains: Literal["camera", "folder", "dataset"] = "camera"
     domains_per_batch: int | None = None
     crop_padding: int = 5
     padding_fill: Literal["mean", "black"] = "mean"
@@ -192,7 +204,8 @@ class EvalSet:
     `name` is the file name of the results, `label` and `note` the words beside the figures (empty: what the data
     set is called in `fastreid_ops.data.datasets.DESCRIPTIONS`, or the CSV's name).
     `protocol` is a protocol or a family of docs/protocols.md (a family has a result for each member, called
-    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`.
+    <name>-<protocol>), `protocol_options` fields of it to have otherwise, such as `{trials: 3}`. `frames` takes so many
+    frames of each tracklet, evenly spaced (a short one's last frame repeated), null all.
     """
 
     name: str = "test"
@@ -203,6 +216,7 @@ class EvalSet:
     options: Options = field(default_factory=dict)
     protocol: str = "market1501"
     protocol_options: Options = field(default_factory=dict)
+    frames: int | None = None
 
 
 def _default_sets() -> list[EvalSet]:

@@ -96,6 +96,9 @@ def _convert(kind: Any, value: Any, source: str, key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _fill(kind, value, source, f"{key}.")
     origin, inner = get_origin(kind), get_args(kind)
+    words = [choice for choice in inner if get_origin(choice) is Literal]
+    if words:  # names, or null
+        return None if value is None and type(None) in inner else _convert(words[0], value, source, key)
     if origin is Literal:
         value = "off" if value is False else value  # YAML 1.1 reads a bare `off` as false
         if value in inner:

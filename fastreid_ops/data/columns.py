@@ -10,11 +10,12 @@ import numpy as np
 
 from fastreid_ops.data import ids
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.merge import set_of
 
 MODALITIES = ("visible", "infrared")
 # NAIC's halves by lighting, which its protocols pick: no other kind of picture to a model.
 LIGHTING = ("green", "normal", "unsorted")
-DOMAINS = ("camera", "folder")
+DOMAINS = ("camera", "folder", "dataset")
 
 
 def modality_codes(manifest: Manifest) -> list[int] | None:
@@ -68,16 +69,18 @@ def clothes_of_ids(labels: Sequence[int], clothes: Sequence[int]) -> np.ndarray:
 
 
 def domains(manifest: Manifest, kind: str) -> list[int | str]:
-    """The domain of every row: its "camera", or the first "folder" of its path, which is the data set where
-    several were merged under one root.
+    """The domain of every row: its "camera", the first "folder" of its path, which is the data set where several lie
+    under one root, or the "dataset" that several were merged from (`merge.merge_training`).
 
     Raises:
-        ValueError: for another kind, or a path without a folder.
+        ValueError: for another kind, a path without a folder, or a data set that is not merged.
     """
     if kind not in DOMAINS:
         raise ValueError(f"domains: kind: got {kind!r}, expected one of {', '.join(DOMAINS)}")
     if kind == "camera":
         return list(manifest.camid)
+    if kind == "dataset":
+        return [set_of(pid) for pid in manifest.pid]
     parts = [PurePath(path).parts for path in manifest.path]
     bare = [path for path, found in zip(manifest.path, parts, strict=True) if len(found) < 2]
     if bare:

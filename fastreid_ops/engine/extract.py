@@ -77,7 +77,8 @@ def extract(
     Shapes: batches with `images` (B, 3, H, W) float32 and `index` (B,) int64, the row numbers. With `flip`,
     the mean of the features of the image and of its mirror image. Always in float32, whatever training used,
     so that a figure does not depend on it. `check` is called between batches and may raise. Errors:
-    ValueError when the loader yields nothing, a feature is not finite, naming the first row, or modalities are needed and missing.
+    ValueError when the loader yields nothing, when a feature is not finite, naming the first row, or when modalities
+    are needed and missing.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     values, rows = [], []

@@ -5,6 +5,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
 
@@ -14,7 +15,7 @@ from fastreid_ops.config import Config, difference, flatten, to_dict
 from fastreid_ops.config.read import Request, dump_yaml
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.engine import checkpoint, environment, resume, run_folder, setup
+from fastreid_ops.engine import checkpoint, dry_run, environment, resume, run_folder, setup
 from fastreid_ops.engine.assess import (
     Assessment,
     EvalData,
@@ -45,6 +46,18 @@ def run(request: Request) -> None:
     Errors: one of FAILURES with its sentence; Interrupted after SIGINT or SIGTERM, when a checkpoint has been
     written.
     """
+    if request.dry_run:
+        with TemporaryDirectory(prefix="fastreid_ops-dry-run-") as place:
+            _kept_in(replace(request, config=_in_folder(request.config, Path(place) / "run")))
+        return
+    _kept_in(request)
+
+
+def _in_folder(config: Config, folder: Path) -> Config:
+    return replace(config, run=replace(config.run, folder=str(folder)))
+
+
+def _kept_in(request: Request) -> None:
     settings = request.config.run
     device = environment.pick_device(local_device(settings.device))
     if settings.keep_freed_memory and device.type == "cpu":
@@ -74,7 +87,8 @@ def _logged(request: Request, folder: RunFolder, log: Log, device: torch.device,
         _run(request, folder, log, device, ranks)
     except Interrupted as stop:
         launcher = f"torchrun --nproc-per-node {ranks.world}" if ranks.world > 1 else "python"
-        log.say(f"{stop}; go on with: {launcher} -m fastreid_ops.train --resume {folder.path}")
+        again = f"go on with: {launcher} -m fastreid_ops.train --resume {folder.path}"
+        log.say(f"{stop}; {'nothing is kept' if request.dry_run else again}")
         raise
     except FAILURES:
         log.note(traceback.format_exc())
@@ -94,20 +108,24 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
         threads = threads or content["versions"]["threads"]
     environment.prepare(threads, request.config.run.deterministic)
     facts = environment.describe(device) | {"ranks": ranks.world}
-    config = replace(request.config, run=replace(request.config.run, folder=str(folder.path)))
+    config = _in_folder(request.config, folder.path)
     if ranks.first:
         _describe(request, config, folder, log, facts)
+    if request.dry_run:
+        config = dry_run.shortened(config)
 
     seed_everything(config.train.seed)
     policy = BadImagePolicy(config.data.bad_images)
     whole = setup.training_manifest(config)
-    training = whole.select("train")
+    training = setup.training_rows(config, whole)
     label_map = training.label_map()
     log.say(f"training on {len(training)} images of {len(label_map)} people")
     sets = [setup.eval_data(s, setup.eval_manifest(s, whole), config, policy) for s in config.eval.sets]
     if ranks.first:
         _write_manifests(folder, sets, log)
     loader = setup.train_loader(config, training, label_map, policy, ranks)
+    if request.dry_run:
+        loader, sets = dry_run.OneBatch(loader), [setup.fewer_files(s, config, policy) for s in sets]
     state = setup.build_state(config, training, label_map, device, log.say)
     step = content["step"] if content is not None else 0
     board = open_board(folder / "tensorboard", step) if config.run.tensorboard and ranks.first else None
@@ -115,12 +133,12 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
     try:
         with Interrupt() as interrupt:
             check = ranks.agreed(interrupt.check)
-            step = method(config.train.method).step
+            step_of_method = method(config.train.method).step
             tools = Tools(
                 loader=loader,
-                step=step,
+                step=step_of_method,
                 assess=setup.assessor(sets, config, device, check, ranks),
-                save=_saver(folder, metrics, facts, config.run.keep, ranks),
+                save=_forget if request.dry_run else _saver(folder, metrics, facts, config.run.keep, ranks),
                 metrics=metrics,
                 log=log,
                 check=check,
@@ -128,7 +146,7 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
             )
             if ranks.world > 1:
                 log.say(f"{ranks.world} ranks share batches of {config.data.batch_size} images")
-                shared = SharedStep(ranks, state, step)
+                shared = SharedStep(ranks, state, step_of_method)
                 tools = replace(tools, step=shared.shared, adding=shared.adding)
                 # Weights came from one stream on all ranks; dropout needs one on each.
                 if not ranks.first:
@@ -141,6 +159,9 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
                 metrics.truncate(0)
                 _baselines(state, sets, policy, folder, tools)
             results = fit(state, tools)
+            if request.dry_run:
+                log.say(_verdict(state, loader.loader.len_epoch(0), sets))
+                return
             _finish(state, results, sets, folder, tools)
             for files in ranks.collect(policy.files):
                 policy.files.update(files)
@@ -152,6 +173,18 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
         from fastreid_ops.report import write_report  # jinja2, only where a page is made
 
         log.say(f"report: {write_report(folder.path)}")
+
+
+def _forget(state: TrainState, best: bool) -> None:
+    """The loop's `save` of a dry run."""
+
+
+def _verdict(state: TrainState, batches: int, sets: list[EvalData]) -> str:
+    files = ", ".join(f"{len(s.files)} files of {s.name}" for s in sets) or "nothing"
+    return (
+        f"dry run: one step of one batch of {batches} an epoch, evaluation on {files}: it runs. The figures say "
+        "nothing, and nothing is kept"
+    )
 
 
 def _describe(request: Request, config: Config, folder: RunFolder, log: Log, facts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 """From a configuration to the objects of a run: manifests, loaders, evaluation sets, model, state."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import torch.distributed as dist
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
-from fastreid_ops.config.check import result_names
+from fastreid_ops.config.check import result_names, source_name
 from fastreid_ops.data.datasets import describe_dataset, gallery_permutations, read_dataset
+from fastreid_ops.data.frames import evaluation_frames
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.merge import merge_training
 from fastreid_ops.data.transforms import EvalTransform
+from fastreid_ops.engine import dry_run
 from fastreid_ops.engine.assess import Assessment, EvalData, assess, unique_files
 from fastreid_ops.engine.batches import build_batches, build_transform
 from fastreid_ops.engine.ema import Ema
@@ -34,8 +38,18 @@ from fastreid_ops.models.weights import load_weights
 
 
 def training_manifest(config: Config) -> Manifest:
-    """The whole data set that is trained on, with its queries and gallery if it has them."""
+    """The whole data set `data.dataset`, with its queries and gallery if it has them."""
     return read_dataset(config.data.dataset, config.data.root, **config.data.options)
+
+
+def training_rows(config: Config, whole: Manifest) -> Manifest:
+    """The rows that are trained on: those of `whole`, the data set `data.dataset`, and of all `data.sources`."""
+    if not config.data.sources:
+        return whole.select("train")
+    sets = {source_name(config.data): whole}
+    for source in config.data.sources:
+        sets[source_name(source)] = read_dataset(source.dataset, source.root, **source.options)
+    return merge_training(sets)
 
 
 def eval_manifest(item: EvalSet, training: Manifest) -> Manifest:
@@ -48,7 +62,7 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
 
     Errors: ConfigError if there are none, or not what the protocol looks at.
     """
-    query, gallery = manifest.select("query"), manifest.select("gallery")
+    query, gallery = (_fewer_frames(manifest.select(side), item) for side in ("query", "gallery"))
     if not len(query) or not len(gallery):
         raise ConfigError(
             f"eval.sets: {item.name}: got {len(query)} queries and {len(gallery)} gallery images, expected "
@@ -75,12 +89,33 @@ def eval_data(item: EvalSet, manifest: Manifest, config: Config, policy: BadImag
         note = f"{note} One identity only: every image is a match, and the figures say nothing.".strip()
     used = [sorted({row for each in draws.values() for row in each.rows()[side]}) for side in (0, 1)]
     files = unique_files(query.take(used[0]), gallery.take(used[1]))
+    loader = eval_loader(files, config, policy)
+    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
+
+
+def _fewer_frames(side: Manifest, item: EvalSet) -> Manifest:
+    if item.frames is None or not len(side):
+        return side
+    if side.tracklet is None:
+        raise ConfigError(
+            f"eval.sets: {item.name}: frames: got {item.frames} of a set without tracklets, expected null"
+        )
+    return evaluation_frames(side, "evenly", item.frames).frames
+
+
+def eval_loader(files: Manifest, config: Config, policy: BadImagePolicy) -> EvalLoader:
+    """Images of these rows as they are evaluated."""
     size = config.data
     transform = EvalTransform(size.height, size.width, tuple(size.mean), tuple(size.std))
-    loader = EvalLoader(
+    return EvalLoader(
         files, transform, config.eval.batch_size, size.workers, policy, cache_images=size.cache_images
     )
-    return EvalData(item.name, labels, note, draws, query, gallery, files, loader)
+
+
+def fewer_files(data: EvalData, config: Config, policy: BadImagePolicy) -> EvalData:
+    """The same evaluation with a few of its files, for a dry run."""
+    files = data.files.take(dry_run.few_files(data))
+    return replace(data, files=files, loader=eval_loader(files, config, policy))
 
 
 def train_loader(

@@ -62,7 +62,7 @@ def test_columns_are_numbers(manifest: Manifest):
     assert [np.flatnonzero(row).tolist() for row in matrix] == [[2 * pid, 2 * pid + 1] for pid in range(4)]
     assert columns.domains(manifest, "camera") == SIDES
     assert columns.domains(manifest, "folder") == [f"set{pid % 2}" for pid in LABELS]
-    with pytest.raises(ValueError, match="kind: got 'city', expected one of camera, folder"):
+    with pytest.raises(ValueError, match="kind: got 'city', expected one of camera, folder, dataset"):
         columns.domains(manifest, "city")
     bare = Manifest(Path(), ["a.jpg"], [1], [0], ["train"], modality=["thermal"])
     with pytest.raises(ValueError, match=r"path: got 'a\.jpg' without a folder"):

@@ -18,6 +18,7 @@ from fastreid_ops.config import (
     validate,
 )
 from fastreid_ops.config.read import RECIPES, dump_yaml, read, read_recipe, read_yaml, recipes
+from fastreid_ops.config.schema import DataSource, OptimGroup
 
 
 def changed(argv):
@@ -88,6 +89,16 @@ def test_overrides(argv, expected):
     assert changed(argv) == expected
 
 
+def test_a_list_of_tables_takes_the_place_of_the_recipes():
+    """What an item leaves out is the default, not what the recipe's item in its place has."""
+    argv = ["--config", "mars_resnet50_xent", "--eval.sets", "[{name: mine}]"]
+    groups = "--optim.groups=[{match: 'model.*', lr: 1e-4}]"
+    config = read([*argv, groups, "--data.sources", "[{dataset: people}]"]).config
+    assert config.eval.sets == [EvalSet(name="mine")]
+    assert config.optim.groups == [OptimGroup("model.*", lr=1e-4)]
+    assert config.data.sources == [DataSource("people")]
+
+
 def test_own_recipe_with_text_numbers_and_bare_off(tmp_path):
     """YAML 1.1 reads 3e-4 as text and off as false; a recipe means a number and a word."""
     recipe = tmp_path / "mine.yaml"
@@ -128,6 +139,9 @@ def test_yaml_round_trip():
         (["stray"], "stray"),
         (["--optim", "{lr: 1}"], "unknown key --optim"),
         (["--eval.sets", "sets.yaml"], "expected a list such as"),
+        (["--optim.groups"], "optim.groups: got '', expected a list such as"),
+        (["--data.sources", "[{dataset: people"], "data.sources: got '[{dataset: people', expected a list"),
+        (["--data.sources", "[{}]"], "data.sources.0.dataset: got nothing, expected a value"),
         (["--eval.sets", "[{class_path: os.system}]"], "class_path"),
     ],
 )

@@ -150,8 +150,18 @@ def snapshot(state):
             "optim": {"name": "adamw", "decay_bias_and_norm": False},
         },
         {"train": {"amp": "fp16"}, "optim": {"name": "amsgrad"}},
+        {
+            "train": {"fixed_base_epochs": 1, "open_layers": ["heads"]},
+            "optim": {
+                "name": "ranger",
+                "groups": [
+                    {"match": "*.bias", "lr_factor": 2.0, "weight_decay": 0.0},
+                    {"match": "model.heads.*", "optimizer": "sgd", "lr": 0.1, "scheduled": False},
+                ],
+            },
+        },
     ],
-    ids=["plain", "ema-accumulate-sgd", "bf16-channels-last", "fp16"],
+    ids=["plain", "ema-accumulate-sgd", "bf16-channels-last", "fp16", "groups-fixed-base"],
 )
 def test_resume_at_any_step_to_the_bit(run, sections):
     """Stop after every single step, restore into a fresh state, go on: the same bits, and the same lines of
