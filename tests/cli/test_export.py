@@ -44,7 +44,7 @@ def test_a_run_becomes_a_file_with_all_that_its_user_must_know(run, tmp_path, ca
     assert (notes["model"], notes["height"], notes["width"], notes["channels"]) == ("tiny", "16", "8", "RGB")
     assert len(json.loads(notes["mean"])) == len(json.loads(notes["std"])) == 3
     assert "format" not in notes
-    model, _ = export.trained_model(run / "weights.safetensors")
+    model, _ = trained_model(run / "weights.safetensors")
     images = torch.randn(3, 3, 16, 8)
     (got,) = session.run(["features"], {"images": images.numpy()})
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_a_run_becomes_a_file_with_all_that_its_user_must_know(run, tmp_path, ca
 
 
 def test_the_weights_are_those_of_the_run(run):
-    model, known = export.trained_model(run / "weights.safetensors")
+    model, known = trained_model(run / "weights.safetensors")
     assert known["model"] == "tiny"
     twin = models.create_model("tiny", 5)
     assert any(not torch.equal(v, twin.state_dict()[k]) for k, v in model.state_dict().items())
@@ -90,7 +90,7 @@ def test_weights_that_training_did_not_write(run, tmp_path, capsys):
 
 
 def test_weights_of_another_network(run, tmp_path, capsys):
-    known = export.trained_model(run / "weights.safetensors")[1]
+    known = trained_model(run / "weights.safetensors")[1]
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors", metadata=known)
     assert export.main([str(tmp_path / "other.safetensors"), str(tmp_path / "a.onnx")]) == 1
     assert "of which a, body.0.bias, body.0.weight and tiny do not fit" in capsys.readouterr().err

@@ -251,6 +251,25 @@ def test_cal_begins_with_its_epoch_and_comes_back(memory):
         assert torch.equal(value, other.model.state_dict()[name]), name
 
 
+def test_the_classifier_steps_in_float32_under_mixed_precision():
+    def step(amp):
+        torch.manual_seed(2)
+        pairs = manifest([(p, c) for p in range(3) for c in range(2)])
+        state = make_state(cal, Small(), pairs, loss={"triplet": 0.0}, train={"amp": amp})
+        clothes = torch.arange(6)
+        with state.autocast():
+            losses = cal.step(state, make_batch(torch.randn(6, 5), clothes // 2, clothes))
+        return losses, state.criteria["clothes_classifier"].weight
+
+    (exact, head), (half, same) = step("off"), step("bf16")
+    assert {name: value.dtype for name, value in half.items()} == dict.fromkeys(exact, torch.float32)
+    assert same.dtype == torch.float32
+    for name, value in exact.items():
+        assert half[name].item() == pytest.approx(value.item(), rel=0.03), name
+    assert not torch.equal(head, same)  # the features were bfloat16
+    torch.testing.assert_close(head, same, rtol=0.05, atol=0.01)
+
+
 def batch_hard(features, pids, margin):
     total = 0
     for i in range(len(features)):
