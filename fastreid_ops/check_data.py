@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastreid_ops.data.checks import Finding, counts, label_findings
-from fastreid_ops.data.datasets import DATASETS, read_dataset, sample, scan_dataset
+from fastreid_ops.data.datasets import DATASETS, OPTION, named_options, read_dataset, sample, scan_dataset
 from fastreid_ops.data.datasets._layout import Published
 from fastreid_ops.data.file_checks import file_findings
 from fastreid_ops.data.manifest import Manifest
@@ -99,13 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--root", help="for a CSV manifest: folder that relative paths start from (default: its own)"
     )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="an option of the data set, such as split=3 or labeled=true; may be repeated",
-    )
+    parser.add_argument("--option", **OPTION)
     parser.add_argument("--verify", action="store_true", help="decode every image, not only its first bytes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     chosen = parser.parse_args(argv)
@@ -119,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen.dataset,
             chosen.root,
             verify=chosen.verify,
-            options=_options(chosen.option),
+            options=named_options(chosen.option),
             progress=True,
         )
     except (ValueError, OSError) as error:
@@ -133,20 +127,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print("\n".join(_as_text(name, manifest, findings, published, problems, chosen.verify)))
     return PROBLEMS if problems else CLEAN
-
-
-def _options(pairs: Sequence[str]) -> dict[str, object]:
-    """{"split": 3} from ["split=3"]: JSON values, and text where it is none."""
-    options = {}
-    for pair in pairs:
-        name, sign, value = pair.partition("=")
-        if not sign or not name:
-            raise ValueError(f"check_data: --option: got {pair!r}, expected NAME=VALUE")
-        try:
-            options[name] = json.loads(value.lower() if value in ("True", "False") else value)
-        except ValueError:
-            options[name] = value
-    return options
 
 
 def _as_json(

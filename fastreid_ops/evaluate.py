@@ -18,6 +18,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from fastreid_ops.data.datasets import OPTION
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -33,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--dataset", help="evaluate on another data set: a name of the table or a CSV manifest")
     made.add_argument("--root", help="folder of --dataset")
+    made.add_argument("--option", **OPTION)
     made.add_argument(
         "--protocol", default="market1501", help="protocol or family for --dataset (default: market1501)"
     )
@@ -103,14 +106,19 @@ def _sets(asked: argparse.Namespace, config, policy):
     """The sets asked for: those of the run from its own manifests, or one other data set."""
     from fastreid_ops.config import ConfigError, EvalSet
     from fastreid_ops.config.values import nearest
-    from fastreid_ops.data.datasets import read_dataset
+    from fastreid_ops.data.datasets import named_options, read_dataset
     from fastreid_ops.data.manifest import Manifest
     from fastreid_ops.engine import setup
 
     if asked.dataset is not None:
-        manifest = read_dataset(asked.dataset, asked.root)
-        item = EvalSet(name=Path(asked.dataset).stem, dataset=asked.dataset, protocol=asked.protocol)
+        options = named_options(asked.option)
+        manifest = read_dataset(asked.dataset, asked.root, **options)
+        item = EvalSet(
+            name=Path(asked.dataset).stem, dataset=asked.dataset, options=options, protocol=asked.protocol
+        )
         return [setup.eval_data(item, manifest, config, policy)]
+    if asked.option:
+        raise ConfigError(f"--option: got {asked.option[0]!r}, expected it beside --dataset only")
     known = {item.name: item for item in config.eval.sets}
     for name in asked.sets or []:
         if name not in known:

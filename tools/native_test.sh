@@ -10,5 +10,5 @@ for sanitizer in "" address thread; do
     cmake -S . -B "$build" -G Ninja -DFASTREID_TESTS=ON -DFASTREID_SANITIZE="$sanitizer" >"$build.log" 2>&1 \
         || { cat "$build.log"; exit 1; }
     cmake --build "$build" >>"$build.log" 2>&1 || { cat "$build.log"; exit 1; }
-    ctest --test-dir "$build" --output-on-failure
+    ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)"
 done

@@ -217,9 +217,8 @@ def _describe(request: Request, config: Config, folder: RunFolder, log: Log, fac
 def _write_manifests(folder: RunFolder, sets: list[EvalData], log: Log) -> None:
     (folder / "manifests").mkdir(exist_ok=True)
     for data in sets:
-        columns = {
-            name: [*values, *data.gallery.columns()[name]] for name, values in data.query.columns().items()
-        }
+        query, gallery = _each_file_once(data.query), _each_file_once(data.gallery)
+        columns = {name: [*values, *gallery.columns()[name]] for name, values in query.columns().items()}
         Manifest(root=data.query.root, **columns).write_csv(
             folder / f"manifests/{data.name}.csv", absolute=True
         )
@@ -227,6 +226,14 @@ def _write_manifests(folder: RunFolder, sets: list[EvalData], log: Log) -> None:
         log.say(f"evaluating on {data.name}: {counts}; {next(iter(data.labels.values()))}")
         for drawn in data.draws.values():
             log.say(f"  {drawn.protocol.describe()}")
+
+
+def _each_file_once(side: Manifest) -> Manifest:
+    """Without the repeated last frames of short tracklets: taking as many frames again gives them back."""
+    first: dict[str, int] = {}
+    for row, path in enumerate(side.path):
+        first.setdefault(path, row)
+    return side.take(first.values())
 
 
 def _saver(

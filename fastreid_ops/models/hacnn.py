@@ -4,6 +4,7 @@ parameters without the classifiers, 544 M multiply-adds."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -101,7 +102,9 @@ def cut_regions(x: Tensor, places: Tensor, size: tuple[int, int], align_corners:
     kind = torch.promote_types(x.dtype, torch.float32)
     batch, channels, height, width = x.shape
     regions = places.shape[1]
-    with torch.autocast(x.device.type, enabled=False):
+    # "meta" has no autocast, not even to switch off.
+    whole = nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
+    with whole:
         x, places = x.to(kind), places.to(kind)
         rows = _reading(height, SCALE[1], places[..., 1], size[0], align_corners)
         columns = _reading(width, SCALE[0], places[..., 0], size[1], align_corners)

@@ -83,6 +83,15 @@ def test_another_data_set(run, trained, tiny, tmp_path, capsys):
     assert (run / "results" / "test.json").read_bytes() == before
 
 
+def test_options_reach_the_reader_of_another_data_set(run, tmp_path):
+    sizes = {"train_ids": 0, "test_ids": 3, "cameras": 2, "images_per_camera": 2, "height": 32, "width": 16}
+    options = [word for name, value in sizes.items() for word in ("--option", f"{name}={value}")]
+    argv = [str(run), "--dataset", "people", "--root", str(tmp_path / "people"), *options]
+    assert evaluate.main(argv) == 0
+    record = json.loads((run / "evaluations" / "people-step-00000009.json").read_text())
+    assert (record["counts"]["queries"], record["counts"]["gallery"]) == (6, 6)
+
+
 def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(run, capsys):
     (run / "checkpoints" / "step-00000009.pt").write_bytes(b"x")
     assert evaluate.main([str(run), "--dry"]) == 0
@@ -98,6 +107,9 @@ def test_a_damaged_newest_checkpoint_falls_back_with_a_warning(run, capsys):
         (["--checkpoint", "nowhere.pt"], "checkpoint: nowhere.pt: got No such file"),
         (["--dataset", "markt1501"], "markt1501"),
         (["--dataset", "sample", "--protocol", "markt1501"], "markt1501"),
+        (["--option", "split=3"], "--option: got 'split=3', expected it beside --dataset only"),
+        (["--dataset", "sample", "--option", "split"], "--option: got 'split', expected NAME=VALUE"),
+        (["--dataset", "sample", "--option", "split=3"], "got 'split', expected options of sample: none"),
     ],
 )
 def test_refused(run, capsys, argv, words):

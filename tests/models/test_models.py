@@ -154,7 +154,8 @@ def test_bf16_autocast_runs_and_is_near(name, images):
 
 def test_list_and_options():
     assert list_models() == sorted(MODELS)
-    assert model_options("resnet50_bnneck") == {"neck_feature": "after", "last_stride": 1}
+    want = {"neck_feature": "after", "last_stride": 1, "ceil_pool": False}
+    assert model_options("resnet50_bnneck") == want
 
 
 def test_unknown_name_says_the_nearest():

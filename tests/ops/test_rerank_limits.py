@@ -159,6 +159,7 @@ def test_jaccard_of_more_points_than_a_matrix_could_hold(line):
         torch.testing.assert_close(got[1], want[1], rtol=0, atol=1e-6)
 
 
+@pytest.mark.timeout(900)  # a minute of both cores of a small machine, shared with another test process
 def test_k_reciprocal_of_more_points_than_a_matrix_could_hold(line):
     x = torch.arange(POINTS).float()[:, None] / 64
     found = k_reciprocal(x[:100], x[100:], k1=8, k2=3, top=20, lambda_value=0.1)

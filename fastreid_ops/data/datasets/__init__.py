@@ -6,8 +6,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from fastreid_ops.data.datasets._layout import Tree
 from fastreid_ops.data.manifest import Manifest
@@ -189,4 +190,31 @@ def _known(name: str, reader, options: dict[str, object]) -> dict[str, object]:
         # "false" as text would count as true.
         if option in parameters and isinstance(parameters[option].default, bool) and type(value) is not bool:
             raise ValueError(f"read_dataset: options: {option}: got {value!r}, expected true or false")
+    return options
+
+
+# The argument ``--option NAME=VALUE`` of the commands that read a data set, for argparse.
+OPTION = {
+    "action": "append",
+    "default": [],
+    "metavar": "NAME=VALUE",
+    "help": "an option of the data set, such as split=3 or labeled=true; may be repeated",
+}
+
+
+def named_options(pairs: Iterable[str]) -> dict[str, object]:
+    """{"split": 3} from ["split=3"], for `read_dataset`: JSON values, and text where it is none.
+
+    Raises:
+        ValueError: a pair without a name or an equals sign.
+    """
+    options: dict[str, object] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign or not name:
+            raise ValueError(f"--option: got {pair!r}, expected NAME=VALUE")
+        try:
+            options[name] = json.loads(value.lower() if value in ("True", "False") else value)
+        except ValueError:
+            options[name] = value
     return options
