@@ -20,6 +20,8 @@ from fastreid_ops.engine import resume, state
 
 HERE = Path(__file__).parent
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
@@ -46,7 +48,7 @@ def found(tmp_path_factory):
         )
         for name in names
     ]
-    outputs = [process.communicate(timeout=100)[0] for process in running]
+    outputs = [process.communicate(timeout=240)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], "\n\n".join(outputs)
     return folder, *(torch.load(folder / f"{name}.pt", weights_only=True) for name in names)
 
