@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastreid_ops import export, models, train
+from fastreid_ops.engine.export import trained_model
 
 TINY = Path(__file__).parents[1] / "faults" / "tiny.py"
 
