@@ -35,19 +35,20 @@ def arguments(csv):
     ]
 
 
-def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_from_the_command_line(tmp_path, tmp_path_factory, monkeypatch, capsys):
     csv = people(tmp_path / "data")
     (tmp_path / "work").mkdir()
-    (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    # A short name: workers hand over tensors through sockets in there, whose names have room for 108 characters.
+    temporary = tmp_path_factory.mktemp("t")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert train.main(arguments(csv)) == 0
     said = capsys.readouterr().out
     assert "epoch 1/1 batch 1/1 step 1" in said
     assert "after epoch 1: people: mAP" in said
     assert "dry run: one step of one batch of 3 an epoch, evaluation on" in said
     assert not list((tmp_path / "work").iterdir())
-    assert not list((tmp_path / "temporary").glob("fastreid_ops*"))
+    assert not list(temporary.glob("fastreid_ops*"))
 
 
 def test_what_cannot_run_is_said_and_nothing_kept(tmp_path, monkeypatch, capsys):
