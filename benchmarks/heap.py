@@ -1,28 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the memory of large tensors comes from while something is timed.
+"""The setting of a training run for both sides of a comparison: freed memory is kept, so that the work alone is
+timed."""
 
-As it comes, every large result is fresh memory from the system, which hands it out page by page as it is written; that
-can take longer than the work (a 4 KiB page in about a microsecond, 25,000 of them for 100 MB). `keep_freed_memory`
-makes the C library keep what is freed, for both sides of a comparison, so that the work alone is timed. There is no
-way back within the process.
-"""
+from fastreid_ops.engine.heap import keep_freed_memory
 
-from __future__ import annotations
-
-import ctypes
-import sys
-
-# malloc.h of glibc
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
-
-
-def keep_freed_memory() -> bool:
-    """False where the C library is another one; then nothing changes."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return False
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 2**28))
-    return all(mallopt(name, value) == 1 for name, value in settings)
+__all__ = ["keep_freed_memory"]

@@ -55,12 +55,31 @@ def _calls() -> dict[str, Callable[..., Callable[[], object]]]:
 
     return {
         **_attention_steps(),
+        "train_step": _train_step,
+        "rival_train_step": _rival_train_step,
         "manifest": manifest,
         "nearest": nearest,
         "rank_features": rank_features,
         "k_reciprocal": k_reciprocal,
         "k_reciprocal_top": k_reciprocal_top,
     }
+
+
+def _train_step(trainer: int, way: int) -> Callable[[], object]:
+    """A step of ours, its number in TRAINERS and in WAYS, with the memory setting of a run."""
+    from bench_train_step import TRAINERS, WAYS, pair
+
+    from fastreid_ops.engine.heap import keep_freed_memory
+
+    keep_freed_memory()
+    return pair(TRAINERS[trainer], list(WAYS)[way])[0].train
+
+
+def _rival_train_step(trainer: int, way: int) -> Callable[[], object]:
+    """The rival's, with the memory as it comes."""
+    from bench_train_step import TRAINERS, WAYS, pair
+
+    return pair(TRAINERS[trainer], list(WAYS)[way])[1].step
 
 
 def _attention_steps() -> dict[str, Callable[..., Callable[[], object]]]:

@@ -4,6 +4,7 @@
     python -m fastreid_ops.train                                         the embedded job, no download
     python -m fastreid_ops.train --config market1501_osnet_x1_0 --data.root DIR
     python -m fastreid_ops.train --config my.yaml --optim.lr 3e-4 --run.folder runs/mine
+    torchrun --nproc-per-node 4 -m fastreid_ops.train --config ...       by four processes, see engine/ranks.py
     python -m fastreid_ops.train --config market1501_osnet_x1_0 --data.root DIR --dry_run      does it run at all?
     python -m fastreid_ops.train --resume runs/mine [--optim.lr 1e-4 --resume_allow optim.lr]
 
@@ -11,6 +12,7 @@ Exit status: 0 done, 1 the run failed (one sentence says why), 2 the command lin
 after signal n (a checkpoint was written).
 """
 
+import os
 import sys
 
 from fastreid_ops.config import ConfigError, to_dict, validate
@@ -29,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         print(dump_yaml(to_dict(request.config)), end="")
         return 0
     from fastreid_ops.engine.interrupt import Interrupted
+    from fastreid_ops.engine.ranks import started
     from fastreid_ops.engine.run import (
         FAILURES,
         run,
@@ -42,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted before training began", file=sys.stderr)
         return 130
     except FAILURES as error:
-        print(f"error: {error}", file=sys.stderr)
+        rank = f"rank {os.environ['RANK']}: " if started() else ""
+        print(f"error: {rank}{error}", file=sys.stderr)
         return 1
     return 0
 

@@ -27,6 +27,7 @@ _POSITIVE = [
     "run.log_every",
     "run.checkpoint_every_epochs",
     "run.keep",
+    "run.rank_timeout",
     "optim.lr",
     "loss.naic.scale",
 ]
@@ -142,7 +143,7 @@ def validate(config: Config, source: str = "config") -> Config:
     return config
 
 
-def _batch_layout(config: Config) -> list[str]:
+def batch_layout(config: Config) -> list[str]:
     """Whether the batch size is what the sampler can make, and holds pairs where a loss needs them."""
     data, found = config.data, []
     kind, each = data.sampler_kind, data.images_per_id
@@ -191,7 +192,7 @@ def _cross_modal(config: Config) -> list[str]:
 
 
 def _combinations(config: Config) -> list[str]:
-    found = _batch_layout(config) + _cross_modal(config)
+    found = batch_layout(config) + _cross_modal(config)
     loss, schedule = config.loss, config.schedule
     if loss.cross_entropy == 0 and loss.triplet == 0:
         found.append("loss: got weight 0 for every term, expected at least one above 0")
@@ -205,6 +206,10 @@ def _combinations(config: Config) -> list[str]:
     if config.train.amp == "fp16" and config.run.device == "cpu":
         found.append(
             "train.amp: got 'fp16' with run.device cpu, expected bf16 or off (fp16 needs the scaler of a GPU)"
+        )
+    if config.train.sync_batch_norm and config.run.device == "cpu":
+        found.append(
+            "train.sync_batch_norm: got True with run.device cpu, expected False (torch has it for GPUs)"
         )
     found += _groups(config) + _fixed_base(config)
     optim = config.optim

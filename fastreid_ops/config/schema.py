@@ -37,7 +37,8 @@ class DataConfig:
     reader. The training images of further `sources` join those of `dataset`, their people and cameras others than its;
     queries and gallery are those of `dataset`, where a set of `eval.sets` names no other.
 
-    Batches. `batch_size` images in one forward pass. `sampler` says which:
+    Batches. `batch_size` images in one forward pass, shared by the ranks where there are several. `sampler` says
+    which:
     `auto`: `pk` where `images_per_id` is a number, `shuffled` where it is null;
     `shuffled`: any images, each once in an epoch;
     `pk`: `images_per_id` images of each person; `remainder` says what becomes of a person's images that fill no
@@ -181,7 +182,7 @@ class NAICLossConfig:
 @dataclass
 class LossConfig:
     """Weights of the loss terms (0 leaves a term out), label smoothing and the triplet margin (null: soft
-    margin). The sections of a name belong to the methods they name.
+    margin). The sections of a name belong to the method of that name.
 
     `smoothing`: what is smoothed away goes to all classes (`uniform`) or to the other ones (`others`, fast-reid).
     """
@@ -257,18 +258,22 @@ class TrainConfig:
 
     In the first `fixed_base_epochs` only `open_layers` (children of the model) are trained, the others stand still,
     their batch normalisation included. `freeze_bn` keeps the statistics of every batch normalisation all along.
+
+    `amp`: forward pass and losses in float32, bfloat16 or float16; `auto` takes bfloat16 where the device multiplies
+    it itself and float32 elsewhere. `sync_batch_norm`: where several GPUs train, statistics of the whole batch.
     """
 
     method: Literal["identity", "wrim", "deen", "agw", "cloth_changing", "cal", "naic"] = "identity"
     epochs: int = 24
     seed: int = 0
     accumulate: int = 1
-    amp: Literal["off", "bf16", "fp16"] = "off"
+    amp: Literal["off", "bf16", "fp16", "auto"] = "off"
     channels_last: bool = True
     ema: float | None = None
     fixed_base_epochs: int = 0
     open_layers: list[str] = field(default_factory=list)
     freeze_bn: bool = False
+    sync_batch_norm: bool = False
 
 
 @dataclass
@@ -319,6 +324,10 @@ class EvalConfig:
 class RunConfig:
     """Where and on what. `folder: null` makes runs/<recipe>-<date-time>-<n>; `threads: null` takes torch's
     own number.
+
+    `rank_timeout`: seconds that the ranks of a run wait for one of them before they end with its number.
+    `keep_freed_memory`: on a CPU, memory that a step frees stays with the process for the next one, instead of
+    coming fresh from the system page by page; see engine/heap.py.
     """
 
     folder: str | None = None
@@ -331,6 +340,8 @@ class RunConfig:
     keep: int = 3
     tensorboard: bool = False
     report: bool = True
+    rank_timeout: float = 1800.0
+    keep_freed_memory: bool = True
 
 
 @dataclass

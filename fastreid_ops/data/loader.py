@@ -229,6 +229,8 @@ class TrainLoader(_Loader):
             another image of the same identity (and modality; and tracklet where sequences are drawn), drawn
             from the slot's own generator, so a batch keeps its size.
         cache_images: decode and resize every image once and keep rows x height x width x 3 bytes in memory.
+        slots: the places of a batch of n images that this process reads, slots(n); None for all. An image is
+            augmented as it is in the whole batch, only patches come from what this process has read.
 
     Raises:
         ValueError: for arguments out of range.
@@ -248,6 +250,7 @@ class TrainLoader(_Loader):
         policy: BadImagePolicy | None = None,
         *,
         cache_images: bool = False,
+        slots: Callable[[int], Sequence[int]] | None = None,
     ) -> None:
         self.labels = [int(label) for label in labels]
         if len(self.labels) != len(manifest):
@@ -256,6 +259,7 @@ class TrainLoader(_Loader):
         if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
             raise ValueError(f"TrainLoader: seed: got {seed!r}, expected a whole number from 0")
         self.batches, self.seed = batches, seed
+        self._slots = range if slots is None else slots
         stand_ins = list(zip(self.labels, *self._alike(manifest, batches), strict=True))
         reader = _Reader(manifest, transform, stand_ins=stand_ins, keep=False)
         super().__init__(manifest, reader, workers, policy, cache_images)
@@ -288,10 +292,11 @@ class TrainLoader(_Loader):
         if outside:
             most = len(self.manifest) - 1
             raise ValueError(f"TrainLoader.iterate: batches: got row {outside[0]}, expected 0 to {most}")
-        tasks = [
-            _Task(batches[step], [(self.seed, epoch, step, slot) for slot in range(len(batches[step]))])
-            for step in range(start_step, len(batches))
-        ]
+        tasks = []
+        for step in range(start_step, len(batches)):
+            slots = self._slots(len(batches[step]))
+            seeds = [(self.seed, epoch, step, slot) for slot in slots]
+            tasks.append(_Task([batches[step][slot] for slot in slots], seeds))
         return self._run(tasks, self._finish)
 
     def _finish(self, task: _Task, result: _Result) -> Batch:
@@ -344,8 +349,13 @@ class EvalLoader(_Loader):
         return -(-len(self.manifest) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        count = len(self.manifest)
-        starts = range(0, count, self.batch_size)
+        return self.part(0, 1)
+
+    def part(self, number: int, parts: int) -> Iterator[Batch]:
+        """One of `parts` equal stretches of the batches, which are the same ones for any number of parts."""
+        count, batches = len(self.manifest), len(self)
+        begin, end = (batches * edge // parts for edge in (number, number + 1))
+        starts = range(begin * self.batch_size, min(end * self.batch_size, count), self.batch_size)
         tasks = [_Task(list(range(start, min(start + self.batch_size, count))), None) for start in starts]
         return (batch for batch in self._run(tasks, self._finish) if len(batch.paths))
 

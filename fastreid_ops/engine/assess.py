@@ -15,9 +15,11 @@ from fastreid_ops.data.hsv import hsv_stripes
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.engine.extract import Features, extract
+from fastreid_ops.engine.extract import Features
 from fastreid_ops.engine.loop import summary
+from fastreid_ops.engine.ranks import Ranks
 from fastreid_ops.engine.run_folder import RunFolder
+from fastreid_ops.engine.shared_evaluation import extract_shared
 from fastreid_ops.evaluation import Draws, Result, Trials, ranked_lists_from_features
 from fastreid_ops.evaluation.by_protocol import TrialSides, evaluate_draws, trials
 from fastreid_ops.evaluation.rankings import Ranking, ranking_from_features, write_ranking
@@ -90,12 +92,15 @@ def assess(
     flip: bool = False,
     channels_last: bool = False,
     check: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Assessment]:
-    """Evaluate `model` on one set, by the name of each result; see `extract` for the arguments. Errors:
-    ValueError if no query can be evaluated.
+    """Evaluate `model` on one set, by the name of each result; see `extract` for the arguments. Several `ranks`
+    share the images and the queries; each returns the whole result. Errors: ValueError if no query can be evaluated.
     """
-    features = extract(model, data.loader, device, flip=flip, channels_last=channels_last, check=check)
-    return _rank(data, features, metric)
+    ranks = ranks or Ranks()
+    how = {"flip": flip, "channels_last": channels_last}
+    features = extract_shared(ranks, data.name, model, data.loader, device, check, **how)
+    return _rank(data, features, metric, ranks.group)
 
 
 def assess_colour(data: EvalData, policy: BadImagePolicy) -> dict[str, Assessment]:
@@ -114,7 +119,7 @@ def assess_colour(data: EvalData, policy: BadImagePolicy) -> dict[str, Assessmen
     return _rank(data, Features(torch.stack(values), torch.tensor(rows)), "euclidean")
 
 
-def _rank(data: EvalData, features: Features, metric: str) -> dict[str, Assessment]:
+def _rank(data: EvalData, features: Features, metric: str, group: Any = None) -> dict[str, Assessment]:
     place = {data.files.path[row]: i for i, row in enumerate(features.rows.tolist())}
     sides, rows = [], []
     for manifest in (data.query, data.gallery):
@@ -128,7 +133,9 @@ def _rank(data: EvalData, features: Features, metric: str) -> dict[str, Assessme
         sides.append(features.values[[place[manifest.path[row]] for row in kept]])
     found = {}
     for name, drawn in data.draws.items():
-        result = evaluate_draws(drawn, *sides, metric=metric, query_rows=rows[0], gallery_rows=rows[1])
+        result = evaluate_draws(
+            drawn, *sides, metric=metric, query_rows=rows[0], gallery_rows=rows[1], group=group
+        )
         found[name] = Assessment(name, data, result, metric, *sides, *rows)
     return found
 

@@ -11,7 +11,8 @@ a checkpoint can be written: after an optimizer step and before an evaluation.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fastreid_ops.engine.freeze import set_training_mode
 from fastreid_ops.engine.interrupt import Interrupted
 from fastreid_ops.engine.log import Log, Metrics, Progress
 from fastreid_ops.engine.optim import optimizer_step, trained
+from fastreid_ops.engine.ranks import Ranks, every_batch
 from fastreid_ops.engine.state import TrainState
 
 
@@ -31,7 +33,7 @@ class NonFiniteLoss(ArithmeticError):
 @dataclass
 class Tools:
     """What the loop uses. `assess(model)` gives by set name something with a `result`; `check()` raises
-    Interrupted.
+    Interrupted. With several `ranks` all of these are called by each, at the same places.
     """
 
     loader: Any
@@ -41,6 +43,9 @@ class Tools:
     metrics: Metrics
     log: Log
     check: Callable[[], None]
+    ranks: Ranks = field(default_factory=Ranks)
+    # Around forward and backward pass of a batch; told whether it is the last of a step.
+    adding: Callable[[bool], AbstractContextManager] = every_batch
 
 
 def fit(state: TrainState, tools: Tools) -> dict[str, Any] | None:
@@ -98,13 +103,17 @@ def train_epoch(state: TrainState, tools: Tools, progress: Progress) -> None:
         group = min(
             accumulate, total - state.batch + state.batch % accumulate
         )  # the last group of an epoch may be smaller
-        parts.append((forward_backward(state, tools, batch, group), list(batch.paths)))
-        images += len(batch.pids)
+        last = len(parts) + 1 == group
+        with tools.adding(last):
+            parts.append((forward_backward(state, tools, batch, group), list(batch.paths)))
+        images += len(batch.pids) * tools.ranks.world
         state.batch += 1
         if state.batch % accumulate and state.batch < total:
             continue
         losses = finite_losses(state, parts, group)  # before the step: nothing bad reaches the weights
+        losses = tools.ranks.mean(losses)
         norm = optimizer_step(state.optimizer, state.scaler, config.optim.clip)
+        tools.ranks.same_buffers(state.model, state.criteria)
         state.step += 1
         if state.ema is not None:
             state.ema.update(state.model, state.step)

@@ -36,6 +36,16 @@ def check_config(old: dict[str, Any], new: dict[str, Any], allowed: list[str]) -
     return changed
 
 
+def check_ranks(old: int, new: int) -> None:
+    """Errors: ResumeError for another number of ranks: the random streams of the missing ones exist nowhere."""
+    if old != new:
+        launcher = f"torchrun --nproc-per-node {old} -m" if old > 1 else "python -m"
+        raise ResumeError(
+            f"--resume: ranks: got {new}, expected the {old} of the run; go on with: {launcher} fastreid_ops.train "
+            "--resume ... (or start a new run from its weights: --model.weights)"
+        )
+
+
 def check_labels(old: list[list[Any]], new: Mapping[int | str, int]) -> None:
     """Errors: ResumeError if the training identities or their order are not those of the checkpoint."""
     before = dict(map(tuple, old))

@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
 
+import torch
+
 from fastreid_ops.config import Config, difference, flatten, to_dict
 from fastreid_ops.config.read import Request, dump_yaml
 from fastreid_ops.data.images import BadImagePolicy
@@ -24,12 +26,15 @@ from fastreid_ops.engine.assess import (
     write_results,
 )
 from fastreid_ops.engine.export import export_weights
+from fastreid_ops.engine.heap import keep_freed_memory
 from fastreid_ops.engine.interrupt import Interrupt, Interrupted
 from fastreid_ops.engine.log import Log, Metrics, open_board
 from fastreid_ops.engine.loop import Tools, evaluation_records, fit
 from fastreid_ops.engine.methods import method
+from fastreid_ops.engine.ranks import Ranks, SharedStep, leaving, local_device
 from fastreid_ops.engine.run_folder import RunFolder
-from fastreid_ops.engine.state import TrainState, seed_everything
+from fastreid_ops.engine.silent import SilentFolder, SilentLog, SilentMetrics
+from fastreid_ops.engine.state import TrainState, capture_random, restore_random, seed_everything
 
 # What a run may end with; each carries its sentence, the traceback goes to log.txt.
 FAILURES = (OSError, ImportError, ValueError, ArithmeticError, RuntimeError)
@@ -53,17 +58,36 @@ def _in_folder(config: Config, folder: Path) -> Config:
 
 
 def _kept_in(request: Request) -> None:
+    settings = request.config.run
+    device = environment.pick_device(local_device(settings.device))
+    if settings.keep_freed_memory and device.type == "cpu":
+        keep_freed_memory()
+    with leaving(Ranks(device, settings.rank_timeout)) as ranks:
+        folder, remark = _open(request, ranks)
+        log = Log(folder / "log.txt") if ranks.first else SilentLog(ranks.rank)
+        if remark is not None:
+            log.say(remark)
+        _logged(request, folder, log, device, ranks)
+
+
+def _open(request: Request, ranks: Ranks) -> tuple[RunFolder, str | None]:
+    """The first rank makes or reopens the folder, the others are told its name."""
+    if not ranks.first:
+        return SilentFolder(Path(ranks.tell(None))), None
     if request.resume is None:
         folder, remark = run_folder.create(request.config.run.folder, request.recipe), None
     else:
         folder, remark = run_folder.reopen(request.resume)
-    log = Log(folder / "log.txt")
+    ranks.tell(str(folder.path))
+    return folder, remark
+
+
+def _logged(request: Request, folder: RunFolder, log: Log, device: torch.device, ranks: Ranks) -> None:
     try:
-        if remark is not None:
-            log.say(remark)
-        _run(request, folder, log)
+        _run(request, folder, log, device, ranks)
     except Interrupted as stop:
-        again = f"go on with: python -m fastreid_ops.train --resume {folder.path}"
+        launcher = f"torchrun --nproc-per-node {ranks.world}" if ranks.world > 1 else "python"
+        again = f"go on with: {launcher} -m fastreid_ops.train --resume {folder.path}"
         log.say(f"{stop}; {'nothing is kept' if request.dry_run else again}")
         raise
     except FAILURES:
@@ -74,17 +98,19 @@ def _kept_in(request: Request) -> None:
         folder.release()
 
 
-def _run(request: Request, folder: RunFolder, log: Log) -> None:
-    found = resume.find(folder.checkpoints, log) if request.resume is not None else None
-    content = found[1] if found is not None else None
+def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ranks: Ranks) -> None:
+    found = resume.find(folder.checkpoints, log) if ranks.first and request.resume is not None else None
+    content = ranks.tell(found[1] if found is not None else None)
     threads = request.config.run.threads
     if content is not None:
         resume.check_config(content["config"], to_dict(request.config), request.resume_allow)
+        resume.check_ranks(content["versions"].get("ranks", 1), ranks.world)
         threads = threads or content["versions"]["threads"]
     environment.prepare(threads, request.config.run.deterministic)
-    device = environment.pick_device(request.config.run.device)
-    facts = environment.describe(device)
-    config = _describe(request, folder, log, facts)
+    facts = environment.describe(device) | {"ranks": ranks.world}
+    config = _in_folder(request.config, folder.path)
+    if ranks.first:
+        _describe(request, config, folder, log, facts)
     if request.dry_run:
         config = dry_run.shortened(config)
 
@@ -95,27 +121,40 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
     label_map = training.label_map()
     log.say(f"training on {len(training)} images of {len(label_map)} people")
     sets = [setup.eval_data(s, setup.eval_manifest(s, whole), config, policy) for s in config.eval.sets]
-    _write_manifests(folder, sets, log)
-    loader = setup.train_loader(config, training, label_map, policy)
+    if ranks.first:
+        _write_manifests(folder, sets, log)
+    loader = setup.train_loader(config, training, label_map, policy, ranks)
     if request.dry_run:
         loader, sets = dry_run.OneBatch(loader), [setup.fewer_files(s, config, policy) for s in sets]
     state = setup.build_state(config, training, label_map, device, log.say)
     step = content["step"] if content is not None else 0
-    board = open_board(folder / "tensorboard", step) if config.run.tensorboard else None
-    metrics = Metrics(folder / "metrics.jsonl", board)
+    board = open_board(folder / "tensorboard", step) if config.run.tensorboard and ranks.first else None
+    metrics = Metrics(folder / "metrics.jsonl", board) if ranks.first else SilentMetrics()
     try:
         with Interrupt() as interrupt:
+            check = ranks.agreed(interrupt.check)
+            step_of_method = method(config.train.method).step
             tools = Tools(
                 loader=loader,
-                step=method(config.train.method).step,
-                assess=setup.assessor(sets, config, device, interrupt.check),
-                save=_saver(folder, metrics, facts, config.run.keep) if not request.dry_run else _forget,
+                step=step_of_method,
+                assess=setup.assessor(sets, config, device, check, ranks),
+                save=_forget if request.dry_run else _saver(folder, metrics, facts, config.run.keep, ranks),
                 metrics=metrics,
                 log=log,
-                check=interrupt.check,
+                check=check,
+                ranks=ranks,
             )
+            if ranks.world > 1:
+                log.say(f"{ranks.world} ranks share batches of {config.data.batch_size} images")
+                shared = SharedStep(ranks, state, step_of_method)
+                tools = replace(tools, step=shared.shared, adding=shared.adding)
+                # Weights came from one stream on all ranks; dropout needs one on each.
+                if not ranks.first:
+                    seed_everything(config.train.seed + 1_000_003 * ranks.rank)
             if content is not None:
                 resume.restore(state, metrics, content, request.resume_allow, log)
+                if not ranks.first:
+                    restore_random(content["random_of_ranks"][ranks.rank])
             else:
                 metrics.truncate(0)
                 _baselines(state, sets, policy, folder, tools)
@@ -124,10 +163,13 @@ def _run(request: Request, folder: RunFolder, log: Log) -> None:
                 log.say(_verdict(state, loader.loader.len_epoch(0), sets))
                 return
             _finish(state, results, sets, folder, tools)
+            for files in ranks.collect(policy.files):
+                policy.files.update(files)
     finally:
         metrics.close()
-        policy.write_csv(folder / "bad_files.csv")
-    if config.run.report:
+        if ranks.first:
+            policy.write_csv(folder / "bad_files.csv")
+    if config.run.report and ranks.first:
         from fastreid_ops.report import write_report  # jinja2, only where a page is made
 
         log.say(f"report: {write_report(folder.path)}")
@@ -145,12 +187,8 @@ def _verdict(state: TrainState, batches: int, sets: list[EvalData]) -> str:
     )
 
 
-def _describe(request: Request, folder: RunFolder, log: Log, facts: dict[str, Any]):
-    """Say and store what runs; returns the configuration with its folder filled in.
-
-    config.yaml is written last: a folder that has it can be resumed.
-    """
-    config = replace(request.config, run=replace(request.config.run, folder=str(folder.path)))
+def _describe(request: Request, config: Config, folder: RunFolder, log: Log, facts: dict[str, Any]) -> None:
+    """Say and store what runs. config.yaml is written last: a folder that has it can be resumed."""
     base, effective = (
         {**request.base, "run": {**request.base["run"], "folder": str(folder.path)}},
         to_dict(config),
@@ -174,15 +212,13 @@ def _describe(request: Request, folder: RunFolder, log: Log, facts: dict[str, An
         f"device {facts['device']}, {facts['threads']} threads, torch {facts['torch']}, "
         f"kernels {facts['isa'] or 'not loaded'}"
     )
-    return config
 
 
 def _write_manifests(folder: RunFolder, sets: list[EvalData], log: Log) -> None:
     (folder / "manifests").mkdir(exist_ok=True)
     for data in sets:
-        columns = {
-            name: [*values, *data.gallery.columns()[name]] for name, values in data.query.columns().items()
-        }
+        query, gallery = _each_file_once(data.query), _each_file_once(data.gallery)
+        columns = {name: [*values, *gallery.columns()[name]] for name, values in query.columns().items()}
         Manifest(root=data.query.root, **columns).write_csv(
             folder / f"manifests/{data.name}.csv", absolute=True
         )
@@ -192,13 +228,28 @@ def _write_manifests(folder: RunFolder, sets: list[EvalData], log: Log) -> None:
             log.say(f"  {drawn.protocol.describe()}")
 
 
+def _each_file_once(side: Manifest) -> Manifest:
+    """Without the repeated last frames of short tracklets: taking as many frames again gives them back."""
+    first: dict[str, int] = {}
+    for row, path in enumerate(side.path):
+        first.setdefault(path, row)
+    return side.take(first.values())
+
+
 def _saver(
-    folder: RunFolder, metrics: Metrics, facts: dict[str, Any], keep: int
+    folder: RunFolder, metrics: Metrics, facts: dict[str, Any], keep: int, ranks: Ranks
 ) -> Callable[[TrainState, bool], None]:
-    """The loop's `save`. best.pt comes first: no step checkpoint tells of a best one that is not there."""
+    """The loop's `save`. best.pt comes first: no step checkpoint tells of a best one that is not there. All ranks
+    call it; what is their own are the random streams.
+    """
 
     def save(state: TrainState, best: bool) -> None:
+        streams = ranks.collect(capture_random()) if ranks.world > 1 else None
+        if not ranks.first:
+            return
         content = state.capture(metrics.position(), facts)
+        if streams is not None:
+            content["random_of_ranks"] = streams
         if best:
             checkpoint.write(folder.checkpoints / "best.pt", content)
         checkpoint.write(folder.checkpoints / checkpoint.step_name(state.step), content)
@@ -214,7 +265,7 @@ def _baselines(
     baselines.json.
     """
     rows = {}
-    if state.config.eval.hsv_stripes:
+    if state.config.eval.hsv_stripes and tools.ranks.first:
         rows["HSV stripes"] = summaries(
             {name: found for data in sets for name, found in assess_colour(data, policy).items()}
         )
@@ -241,6 +292,8 @@ def _finish(
         if not state.config.eval.every:
             for record in evaluation_records(results, state.epoch, state.step):
                 tools.metrics.append(record)
+    if not tools.ranks.first:
+        return
     write_results(folder, results, state.config.eval.ranked)
     systems = {**folder.read_json("baselines.json"), "trained": summaries(results)}
     rows = [

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from fastreid_ops.config import Config, ConfigError, EvalSet
@@ -28,6 +29,7 @@ from fastreid_ops.engine.freeze import check_open_layers
 from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.engine.optim import build_optimizer
+from fastreid_ops.engine.ranks import Ranks, sharing
 from fastreid_ops.engine.schedule import build_schedule
 from fastreid_ops.engine.state import TrainState
 from fastreid_ops.evaluation.draws import draw
@@ -118,20 +120,28 @@ def fewer_files(data: EvalData, config: Config, policy: BadImagePolicy) -> EvalD
 
 
 def train_loader(
-    config: Config, manifest: Manifest, label_map: dict[Any, int], policy: BadImagePolicy
+    config: Config,
+    manifest: Manifest,
+    label_map: dict[Any, int],
+    policy: BadImagePolicy,
+    ranks: Ranks | None = None,
 ) -> TrainLoader:
-    """Batches over the training rows as `data.sampler` says, augmented as the `data` section says."""
+    """Batches over the training rows as `data.sampler` says, augmented as the `data` section says; of each this
+    rank's part. Errors: ConfigError for batches that the ranks cannot share.
+    """
     data, seed = config.data, config.train.seed
     labels = manifest.labels(label_map)
+    batches = build_batches(config, manifest, labels)
     return TrainLoader(
         manifest,
         labels,
-        build_batches(config, manifest, labels),
+        batches,
         build_transform(data, manifest),
         seed,
         data.workers,
         policy,
         cache_images=data.cache_images,
+        slots=sharing(config, batches, ranks or Ranks()),
     )
 
 
@@ -141,6 +151,8 @@ def build_network(config: Config, classes: int, device: torch.device) -> nn.Modu
         model = create_model(config.model.name, classes, **config.model.options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.options: {error}") from error
+    if config.train.sync_batch_norm and dist.is_initialized():
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     layout = torch.channels_last if config.train.channels_last else torch.preserve_format
     return model.to(device, memory_format=layout)
 
@@ -183,7 +195,11 @@ def build_state(
 
 
 def assessor(
-    sets: list[EvalData], config: Config, device: torch.device, check: Callable[[], None] = lambda: None
+    sets: list[EvalData],
+    config: Config,
+    device: torch.device,
+    check: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None,
 ) -> Callable[[nn.Module], dict[str, Assessment]]:
     """A function that evaluates a model on every set, as the `eval` section says; by the name of each result."""
     one = partial(
@@ -193,5 +209,6 @@ def assessor(
         flip=config.eval.flip,
         channels_last=config.train.channels_last,
         check=check,
+        ranks=ranks,
     )
     return lambda model: {name: found for data in sets for name, found in one(model, data).items()}

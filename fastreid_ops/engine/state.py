@@ -21,6 +21,22 @@ _OF_THE_CONFIGURATION = ("base_lr", "weight_decay", "momentum", "scheduled")
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def half_type(name: str, device: torch.device) -> torch.dtype | None:
+    """What `train.amp` means on a device: None for float32. "auto" is bfloat16 where the device multiplies it itself;
+    elsewhere a processor emulates it, which takes longer than float32.
+    """
+    if name != "auto":
+        return AMP[name]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        native = (
+            bool(able.get("avx512_bf16") or able.get("amx_bf16")) and torch.backends.mkldnn.is_available()
+        )
+    return torch.bfloat16 if native else None
+
+
 @dataclass
 class TrainState:
     """A run in progress. The position is (epoch, batch): `batch` batches of `epoch` are done, `step`
@@ -51,7 +67,7 @@ class TrainState:
 
     def autocast(self) -> torch.autocast:
         """The context of forward passes, as `train.amp` says."""
-        dtype = AMP[self.config.train.amp]
+        dtype = half_type(self.config.train.amp, self.device)
         return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
     def capture(self, metrics_position: int, versions: dict[str, Any]) -> dict[str, Any]:

@@ -86,14 +86,14 @@ def test_refusals():
     with pytest.raises(ValueError, match=r"train.open_layers: got 'clasifier', expected .*: base, head"):
         check_open_layers(Net(), ["head", "clasifier"])
     wrong = from_dict({"train": {"fixed_base_epochs": 1, "open_layers": ["classsifier"]}})
-    with pytest.raises(ConfigError, match="train.open_layers: got 'classsifier'"):
+    with pytest.raises(ConfigError, match=r"train.open_layers: got 'classsifier'"):
         setup.build_state(wrong, None, {1: 0, 2: 1}, torch.device("cpu"), print)
     with pytest.raises(ConfigError, match=r"train.open_layers: got \[\]"):
         validate(from_dict({"train": {"fixed_base_epochs": 1}}))
-    with pytest.raises(ConfigError, match="train.fixed_base_epochs: got 30, expected at most"):
+    with pytest.raises(ConfigError, match=r"train.fixed_base_epochs: got 30, expected at most"):
         validate(from_dict({"train": {"fixed_base_epochs": 30, "open_layers": ["x"]}}))
+    groups = [{"match": "a", "lr_factor": 0}, {"match": "b", "weight_decay": -1}]
     with pytest.raises(
         ConfigError, match=r"optim.groups: 0: lr_factor: got 0.0[\s\S]*1: weight_decay: got -1"
     ):
-        groups = [{"match": "a", "lr_factor": 0}, {"match": "b", "weight_decay": -1}]
         validate(from_dict({"optim": {"groups": groups}}))

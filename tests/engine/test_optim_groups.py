@@ -210,8 +210,12 @@ def test_schedules_of_the_sources(key, lr, factor, milestones):
 
 
 def test_groups_of_a_recipe_and_their_errors():
-    values = {"optim": {"groups": [{"match": "model.*", "lr_factor": 2}]}}
-    assert from_dict(values).optim.groups == [OptimGroup("model.*", lr_factor=2.0)]
+    own = {"match": "criteria.*", "optimizer": "sgd"}
+    values = {"optim": {"groups": [{"match": "model.*", "lr_factor": 2, "optimizer": None}, own]}}
+    wanted = [OptimGroup("model.*", lr_factor=2.0), OptimGroup("criteria.*", optimizer="sgd")]
+    assert from_dict(values).optim.groups == wanted
+    with pytest.raises(ValueError, match=r"optim.groups.0.optimizer: got 'sdg', expected one of adam, adamw"):
+        from_dict({"optim": {"groups": [{"match": "*", "optimizer": "sdg"}]}})
     with pytest.raises(ValueError, match=r"optim.groups.0.match: got nothing, expected a value"):
         from_dict({"optim": {"groups": [{"lr": 2}]}})
     with pytest.raises(

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two processes against one: where the loss says that they are equal, and a whole run with its resumption."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastreid_ops.config import Config, ConfigError, from_dict
+from fastreid_ops.config.check import validate
+from fastreid_ops.engine import ranks as module
+from fastreid_ops.engine import resume, state
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What the two ranks and the process alone wrote, and their folder."""
+    spec = importlib.util.spec_from_file_location("ranks_tiny", HERE.parent / "faults" / "tiny.py")
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    folder = tmp_path_factory.mktemp("ranks")
+    tiny.write_people(folder / "people", ids=9)
+    with contextlib.ExitStack() as held:
+        free = [held.enter_context(socket.socket()) for _ in range(4)]
+        for each in free:
+            each.bind(("127.0.0.1", 0))
+        ports = ",".join(str(each.getsockname()[1]) for each in free)
+    names = ("0", "1", "alone")
+    places = os.pathsep.join([str(HERE), str(HERE.parent / "faults"), os.environ.get("PYTHONPATH", "")])
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "ranks_worker.py"), name, ports, str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONPATH": places},
+        )
+        for name in names
+    ]
+    outputs = [process.communicate(timeout=100)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0, 0], "\n\n".join(outputs)
+    return folder, *(torch.load(folder / f"{name}.pt", weights_only=True) for name in names)
+
+
+@pytest.mark.parametrize("way", ["plain", "accumulated", "fixed base"])
+def test_two_ranks_train_as_one(found, way):
+    _, first, second, alone = found
+    for name, value in alone[way]["weights"].items():
+        assert torch.equal(first[way]["weights"][name], second[way]["weights"][name]), name
+        torch.testing.assert_close(first[way]["weights"][name], value, rtol=1e-6, atol=1e-6)
+    assert len(first[way]["records"]) == len(alone[way]["records"]) > 4
+    for mine, his in zip(first[way]["records"], alone[way]["records"], strict=True):
+        assert mine["loss"] == pytest.approx(his["loss"], rel=1e-5)
+        assert mine["norm"] == pytest.approx(his["norm"], rel=1e-5)
+
+
+def test_a_run_of_two(found):
+    """The first rank alone writes; the untrained network has the bits that one process gives it."""
+    folder, first, second, _ = found
+    assert first["runs"] == second["runs"] == [0, 143, 0]
+    whole, alone = folder / "whole", folder / "alone"
+    assert {path.name for path in whole.iterdir()} == {path.name for path in alone.iterdir()}
+    assert (whole / "baselines.json").read_text() == (alone / "baselines.json").read_text()
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(
+        range(1, lines[-1]["step"] + 1)
+    )
+    assert json.loads((whole / "environment.json").read_text())["ranks"] == 2
+
+
+def test_resumed_to_the_bit(found):
+    """A signal to one rank stops both at the same step; what is resumed ends as the undisturbed run."""
+    folder, *_ = found
+    assert "torchrun --nproc-per-node 2" in (folder / "cut" / "log.txt").read_text()
+    for name in ("weights.safetensors", "results/test.json"):
+        assert (folder / "cut" / name).read_bytes() == (folder / "whole" / name).read_bytes(), name
+
+
+def test_rows_of_different_number(found):
+    _, first, second, _ = found
+    assert torch.equal(first["rows"], torch.arange(6.0).view(3, 2) + 10)
+    assert torch.equal(first["rows"], second["rows"])
+
+
+def test_one_signal_stops_all(found):
+    _, first, second, _ = found
+    assert first["stopped"] == second["stopped"] == (3, 15)
+
+
+def test_who_is_waited_for(found):
+    _, first, _, _ = found
+    assert "ranks: epoch 3, batch 7: rank 0 of 2 waited" in first["meeting"]
+    assert "Ranks 1 failed" in first["meeting"]
+
+
+def test_places_in_a_batch():
+    """The parts of all ranks are the batch, each with whole stretches of every part."""
+    ranks = [module.Ranks() for _ in range(2)]
+    for rank, each in enumerate(ranks):
+        each.rank, each.world = rank, 2
+    assert [each.slots(8) for each in ranks] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [each.slots(8, 2) for each in ranks] == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    with pytest.raises(ValueError, match="got 6 images in 2 parts, expected a multiple of 4 for 2 ranks"):
+        ranks[0].slots(6, 2)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"batch_size": 9, "images_per_id": 3}, "got 9, expected a multiple of the 2 ranks"),
+        ({"batch_size": 12, "images_per_id": 4}, "got 6, expected a multiple of data.images_per_id = 4"),
+        ({"batch_size": 8, "images_per_id": 4}, "got 1 people x 4 images"),
+    ],
+)
+def test_batches_that_two_cannot_share(data, words):
+    ranks = module.Ranks()
+    ranks.world = 2
+    with pytest.raises(ConfigError, match=words):
+        module.sharing(from_dict({"data": data}), None, ranks)
+
+
+def test_another_number_of_ranks_is_refused():
+    resume.check_ranks(2, 2)
+    with pytest.raises(resume.ResumeError, match=r"got 1, expected the 2 of the run; .*--nproc-per-node 2"):
+        resume.check_ranks(2, 1)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert module.local_device("cpu") == "cpu"
+    assert module.local_device("cuda") == "cuda:1"
+    with pytest.raises(ValueError, match="got cuda:0 for several ranks, expected cuda, auto or cpu"):
+        module.local_device("cuda:0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert module.local_device("cuda:0") == "cuda:0"
+
+
+def test_synchronised_batch_norm_is_for_gpus():
+    config = from_dict({"train": {"sync_batch_norm": True}, "run": {"device": "cpu"}})
+    with pytest.raises(ConfigError, match=r"train\.sync_batch_norm: got True with run.device cpu"):
+        validate(config)
+
+
+def test_amp_auto(monkeypatch):
+    cpu = torch.device("cpu")
+    assert Config().train.amp == "off"
+    assert state.half_type("off", cpu) is None
+    assert state.half_type("bf16", cpu) is torch.bfloat16
+    for able, expected in (({"avx512_bf16": True}, torch.bfloat16), ({"avx512_bf16": False}, None)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert state.half_type("auto", cpu) is expected
