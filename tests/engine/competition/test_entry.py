@@ -208,6 +208,14 @@ def test_another_method_reuses_the_features(done, root, tmp_path, monkeypatch, c
     assert "distances-b-normal-exact: again, made from something else" in capsys.readouterr().out
 
 
+def test_mirror_images_are_part_of_the_features(done, capsys):
+    assert run(done[1], "--flip", "false", "--top", "3", "--status") == 0
+    states = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert states["train-a"] == "done"
+    for name in ("features-a-epoch1", "pseudo-by_a", "distances-a-epoch2-normal-exact", "result-exact"):
+        assert states[name] == "made from something else"
+
+
 def test_a_damaged_or_lost_file_is_made_again(done, root, tmp_path, monkeypatch, capsys):
     entry = copy(done[0], tmp_path)
     plan = make_plan(root, tmp_path)
