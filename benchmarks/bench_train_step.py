@@ -149,7 +149,9 @@ def same_losses_and_gradients(ours: Ours, theirs: Engine) -> None:
         torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]).item()
         for model in (ours.state.model, theirs.network)
     ]
-    assert grads[0] == pytest.approx(grads[1], rel=0.2 if half else 1e-2)
+    # Untrained features are large and close together: another order of sums picks other hardest pairs for a few.
+    exact = ours.config.train.channels_last is False
+    assert grads[0] == pytest.approx(grads[1], rel=0.2 if half else 1e-2 if exact else 5e-2)
     ours.state.optimizer.zero_grad(set_to_none=True)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The networks of torchreid and fast-reid themselves, with the weights of ours.
 
-``pip install --no-deps torchreid fastreid termcolor`` is enough. torchreid's networks are loaded as single files, since
-the package imports OpenCV. fast-reid's ResNet gets the pooling, neck and classifier of ours: what differs is the
-backbone, where the time goes.
+``pip install --no-deps torchreid fastreid termcolor yacs tabulate`` is enough. torchreid's networks are loaded as
+single files, since the package imports OpenCV. fast-reid's ResNet gets the pooling, neck and classifier of ours: what
+differs is the backbone, where the time goes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _WithOurHead(nn.Module):
 def _fastreid(name: str, place: str, *, ibn: bool, se: bool, main: bool = True) -> Rival | None:
     if package_file("fastreid", "modeling/backbones/resnet.py") is None:
         return None
-    if importlib.util.find_spec("termcolor") is None:
+    if any(importlib.util.find_spec(needed) is None for needed in ("termcolor", "yacs", "tabulate")):
         return None
 
     def make() -> nn.Module:
