@@ -142,9 +142,15 @@ def _optimizer(name: str, groups: list[dict], config) -> torch.optim.Optimizer:
     for group in groups:  # torch wants a rate above 0 in each; the schedule sets it anew before every step
         group["lr"] = group["base_lr"]
     if name == "sgd":
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True
         )
+        # Torch's fused step fails where some parameters have a momentum and others, whose first gradient comes later
+        # (a fixed base, a branch that starts in some epoch), have none. From zero both begin alike.
+        for group in made.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                made.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return made
     if name == "rmsprop":
         return torch.optim.RMSprop(groups, lr=config.lr, alpha=_RMSPROP_ALPHA)
     if name == "radam":

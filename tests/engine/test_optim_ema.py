@@ -26,6 +26,22 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("name", list(PLAIN))
+def test_a_parameter_whose_gradients_begin_later(name):
+    ours = nn.ParameterList([torch.ones(3), torch.ones(2)])
+    theirs = copy.deepcopy(ours)
+    optimizer, plain = build_optimizer({"model": ours}, OptimConfig(name=name, lr=0.1)), PLAIN[name](theirs)
+    for step in range(4):
+        for parameters in (ours, theirs):
+            for place, parameter in enumerate(parameters):
+                late = place == 1 and step < 2
+                parameter.grad = None if late else torch.full_like(parameter, 0.5 + step)
+        optimizer_step(optimizer, None, None)
+        plain.step()
+    for mine, his in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, his, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list(PLAIN))
 def test_every_optimizer_is_the_one_of_its_name(name):
     # without a norm: the bias before one has no gradient but noise, which Adam blows up
     torch.manual_seed(0)
