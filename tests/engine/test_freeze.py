@@ -85,8 +85,8 @@ def test_weight_decay_leaves_the_fixed_base_alone(run):
 def test_refusals():
     with pytest.raises(ValueError, match=r"train.open_layers: got 'clasifier', expected .*: base, head"):
         check_open_layers(Net(), ["head", "clasifier"])
-    wrong = from_dict({"train": {"fixed_base_epochs": 1, "open_layers": ["classsifier"]}})
-    with pytest.raises(ConfigError, match=r"train.open_layers: got 'classsifier'"):
+    wrong = from_dict({"train": {"fixed_base_epochs": 1, "open_layers": ["classifierr"]}})
+    with pytest.raises(ConfigError, match=r"train.open_layers: got 'classifierr'"):
         setup.build_state(wrong, None, {1: 0, 2: 1}, torch.device("cpu"), print)
     with pytest.raises(ConfigError, match=r"train.open_layers: got \[\]"):
         validate(from_dict({"train": {"fixed_base_epochs": 1}}))

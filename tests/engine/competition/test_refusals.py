@@ -34,7 +34,7 @@ REFUSED = [
         _entry(0, overrides={"run.keep": 1}),
         r"models.a.epochs: got 1 with run.keep 1, expected at least 2 kept",
     ),
-    (_entry(0, overrides={"data.hight": 3}), r"unknown key data.hight; nearest: .*data.height"),
+    (_entry(0, overrides={"data.heightt": 3}), r"unknown key data.heightt; nearest: .*data.height"),
     (_entry(0, overrides={"data.height": 0}), r"models.a: data.height: got 0, expected a number above 0"),
     (_entry(1, pseudo="by_c"), r"models.b.pseudo: got 'by_c', expected a name of the plan; .*by_a"),
     (_entry(0, pseudo="by_a"), r"models.a.pseudo: got a circle a <- a"),
