@@ -91,8 +91,8 @@ def pair(rival: Rival, step: str, way: str) -> tuple[Network, Network]:
 
 
 def close(mine: Tensor, his: Tensor, *, half: bool) -> None:
-    """The same result but for rounding. In bfloat16 random weights keep the direction of features and the loss; the norm
-    of the gradients they do not (HACNN's is a third off: at its start its regions lie where their slope jumps)."""
+    """The same result but for rounding. In bfloat16 random weights keep the direction of features and the loss, not the
+    norm of the gradients (HACNN's is a third off: at its start its regions lie where their slope jumps)."""
     if half and mine.dim() == 2:
         assert F.cosine_similarity(mine, his).min() > 0.98
     elif half:
