@@ -21,6 +21,7 @@ from shapes import FULL
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastreid_ops.engine.state import half_type
 from fastreid_ops.models import create_model
 
 WAYS = ("float32", "channels last", "channels last, bfloat16")
@@ -34,11 +35,6 @@ CASES = [
     for way in WAYS
     if (FULL and rival.main) or way == WAYS[0]
 ]
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; elsewhere it is slower than float32."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 class Network:
@@ -109,8 +105,8 @@ def close(mine: Tensor, his: Tensor, *, half: bool) -> None:
     ids=lambda value: value.ours if isinstance(value, Rival) else value.replace(", ", "-").replace(" ", "-"),
 )
 def test_network(versus, benchmark, rival, step, way):
-    if way == WAYS[2] and not has_bfloat16():
-        pytest.skip("no bfloat16 in this processor")
+    if way == WAYS[2] and half_type("auto", torch.device("cpu")) is None:
+        pytest.skip("this processor has no bfloat16: it would be emulated, and nothing measured")
     benchmark.group = f"networks: {step}"
     ours, theirs = pair(rival, step, way)
     run = "train" if step == STEPS[2] else "forward"

@@ -1,18 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints at the end of a run how much of the contract was tried."""
-
-from collections import Counter
+"""What the tests of operators share."""
 
 import pytest
 import torch
-
-COUNTS = (
-    "contract cells",
-    "contract comparisons",
-    "malformed inputs",
-    "opcheck samples",
-    "determinism comparisons",
-)
 
 
 @pytest.fixture
@@ -48,15 +38,3 @@ def in_plain_torch(monkeypatch):
             return function(*args, **kwargs)
 
     return call
-
-
-def pytest_terminal_summary(terminalreporter):
-    totals = Counter()
-    for report in terminalreporter.stats.get("passed", []):
-        for name, value in getattr(report, "user_properties", []):
-            if name.startswith("contract:") and report.when == "call":
-                totals[name.removeprefix("contract:")] += value
-    if totals:
-        terminalreporter.section("op contract")
-        for name in COUNTS:
-            terminalreporter.line(f"{totals[name]:6d} {name}")

@@ -213,7 +213,7 @@ def test_regdb_beside_a_second_reading(tmp_path: Path, layout: str, ends: str, s
         root = build_regdb(tmp_path / layout, trial, ends, slash=slash)
         manifest = read_dataset("regdb", tmp_path, trial=trial)
 
-        def reading(half: str) -> list[tuple]:
+        def reading(half: str) -> list[tuple]:  # only called within its turn of the loop, hence noqa below
             found = []
             for camid, (kind, modality) in enumerate((("visible", "visible"), ("thermal", "infrared"))):
                 for line in (root / f"idx/{half}_{kind}_{trial}.txt").read_text().split("\n"):  # noqa: B023
