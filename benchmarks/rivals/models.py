@@ -13,9 +13,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rivals.ranking import load_file, package_file
+from rivals.torchvision_cpu import mend_torchvision
 from torch import Tensor, nn
 
 CLASSES = 751
+_OPERATORS = mend_torchvision()  # fast-reid imports torchvision
 
 
 class Rival(NamedTuple):
