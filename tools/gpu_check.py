@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything that only a GPU can show, in one call of about ten minutes: ``make gpu``, or
 
-    python tools/gpu_check.py [--budget 540] [--stages ceilings,rerank] [--out DIR] [--resume]
+    python tools/gpu_check.py [--budget 540] [--stages ceilings,rerank] [--out DIR] [--resume [FILE]]
 
 builds, runs the tests on the device, the sanitizers and the benchmarks, and writes DIR/<gpu>.json (by default
 benchmarks/results/) with commit, versions, clocks, the copy bandwidth and matrix rates of the same run and the floors
@@ -83,9 +83,9 @@ class Check:
     def left(self) -> float:
         return self.end - time.monotonic()
 
-    def resume(self) -> None:
+    def resume(self, file: Path | None = None) -> None:
         """Take over the stages that an earlier call at the same commit on the same device brought to their end."""
-        earlier = results.read(self.file)
+        earlier = results.read(file or self.file)
         if earlier is None or earlier["machine"].get("device") != self.machine.get("device"):
             return
         runs = (earlier["run"], self.results["run"])
@@ -163,6 +163,8 @@ class Check:
                 "sanitizer": reading.sanitizer(log),
                 "tool": stage.name if not self.dry else "none: dry run",
             }
+        if stage.kind == "profile":
+            return {"launches": reading.profile(log)}
         if stage.kind == "json":
             return {"said": reading.whole(log)}
         if stage.kind != "figures":
@@ -228,7 +230,7 @@ def main(given: list[str] | None = None) -> int:
     every = stages(dry=options.dry_run, architectures=check.machine.get("capability"))
     wanted = named(every, options.stages)
     if options.resume:
-        check.resume()
+        check.resume(None if options.resume is True else Path(options.resume))
     try:
         check.run(wanted, every)
     except KeyboardInterrupt as error:

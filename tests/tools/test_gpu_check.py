@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -148,6 +149,12 @@ def test_resumed(new_check, stage):
     other = new_check(commit="def")
     other.resume()
     assert other.results["stages"] == {}
+    moved = check.file.rename(check.file.with_name("earlier.json"))
+    later = new_check()
+    later.resume()
+    assert later.results["stages"] == {}
+    later.resume(moved)
+    assert set(later.results["stages"]) == {"good", "bad", "hung"}
 
 
 def test_stopped_from_outside(gpu_check, new_check, stage, monkeypatch):
@@ -219,6 +226,35 @@ def test_a_sanitizer_is_read(gpu_check, tmp_path):
     )
     found = gpu_check.reading.sanitizer(log)
     assert (found["errors"], found["complete"]) == (0, True)
+
+
+def test_a_profile_is_read(gpu_check, tmp_path):
+    """Names, units, and a line for each launch, between what the program itself prints."""
+    log = tmp_path / "log"
+    log.write_text(
+        "==PROF== Connected to process 7\n"
+        '"ID","Kernel Name","gpu__time_duration.sum","launch__registers_per_thread"\n'
+        '"","","nsecond","register/thread"\n'
+        '"0","tile_kernel","1,234","128"\n'
+        "==PROF== Disconnected\n"
+    )
+    assert gpu_check.reading.profile(log) == [
+        {
+            "Kernel Name": "tile_kernel",
+            "gpu__time_duration.sum (nsecond)": "1,234",
+            "launch__registers_per_thread (register/thread)": "128",
+        }
+    ]
+    log.write_text("==ERROR== no counters\n")
+    assert gpu_check.reading.profile(log) == []
+
+
+def test_every_kernel_is_profiled(gpu_check):
+    """The pattern names the kernels that the sources define or launch, and nothing else."""
+    pattern = sys.modules[gpu_check.stages.__module__].kernels()
+    sources = [file.read_text() for file in (ROOT / "csrc").rglob("*.cu*") if "tests" not in file.parts]
+    named = {name for text in sources for name in re.findall(r"\b(\w+_kernel)[(<,]", text)}
+    assert set(pattern.removeprefix("^(").removesuffix(")$").split("|")) == named
 
 
 def test_floors(gpu_check):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -66,6 +67,19 @@ def figures(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return found
+
+
+def profile(log: Path) -> list[dict[str, str]]:
+    """One entry for each launch from the table that ncu prints: a line of names, a line of units, a line for each
+    launch. Units stand behind the names."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    rows = list(csv.reader(line for line in lines if line.startswith('"')))
+    if len(rows) < 3 or "Kernel Name" not in rows[0]:
+        return []
+    names, units = rows[0], rows[1]
+    heads = [f"{name} ({unit})" if unit else name for name, unit in zip(names, units, strict=False)]
+    kept = [i for i, name in enumerate(names) if name == "Kernel Name" or "__" in name]
+    return [{heads[i]: row[i] for i in kept} for row in rows[2:] if len(row) == len(names)]
 
 
 def sanitizer(log: Path) -> dict[str, Any]:

@@ -7,8 +7,12 @@ sanitizers runs without one.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PYTEST = (
     "-m",
@@ -21,14 +25,27 @@ PYTEST = (
     "--tb=short",
 )
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
+# What ncu is asked for each kernel: time, the shares of the peaks, registers, warps, spills.
+METRICS = (
+    "gpu__time_duration.sum",
+    "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+    "gpu__dram_throughput.avg.pct_of_peak_sustained_elapsed",
+    "lts__throughput.avg.pct_of_peak_sustained_elapsed",
+    "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
+    "dram__bytes_read.sum",
+    "dram__bytes_write.sum",
+    "sm__warps_active.avg.pct_of_peak_sustained_active",
+    "launch__registers_per_thread",
+    "launch__grid_size",
+)
 # Not begun with less time than this: nothing would come of it but a half-started process.
 LEAST = 5.0
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``limit``: seconds at most. ``kind`` says how its output is read (reading.py): figures, tests, sanitizer, json or
-    plain. ``needs``: a stage after whose failure this one is not begun."""
+    """``limit``: seconds at most. ``kind`` says how its output is read (reading.py): figures, tests, sanitizer,
+    profile, json or plain. ``needs``: a stage after whose failure this one is not begun."""
 
     name: str
     what: str
@@ -37,6 +54,18 @@ class Stage:
     kind: str = "plain"
     needs: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
+
+
+def kernels() -> str:
+    """A pattern for ncu of the names of our kernels, from their sources."""
+    sources = [file for file in (ROOT / "csrc").rglob("*.cu*") if "tests" not in file.parts]
+    found = {
+        name
+        for file in sources
+        for text in [file.read_text(encoding="utf-8")]
+        for name in re.findall(r"__global__[^;{]*?\b(\w+_kernel)\(", text)
+    }
+    return f"^({'|'.join(sorted(found))})$"
 
 
 def stages(*, dry: bool, python: str = sys.executable, architectures: str | None = None) -> list[Stage]:
@@ -61,6 +90,10 @@ def stages(*, dry: bool, python: str = sys.executable, architectures: str | None
         caching = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         return Stage(tool, f"small set under {tool}", command, limit, "sanitizer", "build", caching)
 
+    profiled = (python, "benchmarks/profiled.py", "--device", device)
+    # The clocks are left alone.
+    ncu = ("ncu", "--clock-control", "none", "--csv", "--page", "raw", "--metrics", ",".join(METRICS))
+    profiled = (*profiled, "--tiny") if dry else (*ncu, "-k", f"regex:{kernels()}", *profiled)
     build = (python, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "-e", ".")
     environment = {"FASTREID_CUDA": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     if architectures:
@@ -91,6 +124,7 @@ def stages(*, dry: bool, python: str = sys.executable, architectures: str | None
         tests("compile", "torch.compile", 75, "tests/gpu/test_compile.py"),
         sanitizer("synccheck", 60),
         sanitizer("initcheck", 60),
+        Stage("profile", "every kernel under ncu", profiled, 120, "profile", "build"),
         figures("compiled", "attention layers against torch.compile", 120),
         tests("cpu-ops", "the ops' own tests, on this machine's CPU", 240, "tests/ops", workers=8),
     ]
