@@ -78,7 +78,7 @@ def distance(bench) -> None:
     data = features(*sizes, bench.device)
     some = data.query[:8]
     exact = squared_rows(some, data.gallery, "sqeuclidean").sqrt()
-    torch.testing.assert_close(pairwise_distance(some, data.gallery).double(), exact, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(pairwise_distance(some, data.gallery).double(), exact, rtol=1e-5, atol=1e-7)
     ours = measure(
         lambda: pairwise_distance(data.query, data.gallery, check_finite=False),
         bench.device,

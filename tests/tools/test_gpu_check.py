@@ -114,6 +114,9 @@ def test_a_file_that_cannot_be_written_leaves_the_one_before(gpu_check, tmp_path
     with pytest.raises(TypeError):
         gpu_check.results.write(path, {"format": 1, "bad": object()})
     assert json.loads(path.read_text()) == {"format": 1}
+    with path.open() as reader:  # who has begun to read the old one reads it to its end
+        gpu_check.results.write(path, {"format": 2})
+        assert json.load(reader) == {"format": 1}
 
 
 def test_the_budget_ends_it(new_check, stage, gpu_check, monkeypatch):
