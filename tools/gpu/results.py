@@ -79,7 +79,9 @@ def with_floor(figure: dict[str, Any], ceiling: Mapping[str, float], *, judge: b
 def table(results: Mapping[str, Any]) -> str:
     """For people: every stage with how it ended, every figure with its floor and its rival."""
     run, machine = results["run"], results["machine"]
-    lines = [f"{machine.get('device', 'unknown device')}, commit {run['commit']}, {run['date']}"]
+    lines = [
+        f"{machine.get('device') or machine.get('processor', 'unknown machine')}, commit {run['commit']}, {run['date']}"
+    ]
     if run["dry_run"]:
         lines.append("DRY RUN on the CPU at tiny sizes: no figure below says anything about a GPU")
     for name, rate in results["ceilings"].items():
@@ -87,7 +89,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(f"  ceiling {name:6s}{rate / unit[1]:12.2f} {unit[0]}")
     for name, stage in results["stages"].items():
         lines.append(f"{name:22s}{stage['status']:12s}{stage.get('seconds', 0):7.1f} s  {_words(stage)}")
-    lines.append(f"{'':46s}{'ms':>12s}{'floor, ms':>12s}{'of floor':>9s}{'x rival':>9s}  target")
+    lines.append(f"{'':64s}{'ms':>12s}{'floor, ms':>12s}{'of floor':>9s}{'x rival':>9s}  target")
     for stage in results["stages"].values():
         lines += [_row(figure) for figure in stage.get("figures", []) if "ceiling" not in figure]
     return "\n".join(lines)
@@ -106,12 +108,12 @@ def _words(stage: Mapping[str, Any]) -> str:
 
 
 def _row(figure: Mapping[str, Any]) -> str:
-    name = figure["name"][:46]
+    name = figure["name"][:64]
     if "error" in figure:
-        return f"{name:46s} {figure['error'][:70]}"
+        return f"{name:64s} {figure['error'][:70]}"
     floor = f"{figure['floor_seconds'] * 1e3:12.4f}" if "floor_seconds" in figure else f"{'-':>12s}"
     share = f"{figure['of_floor']:9.2f}" if "of_floor" in figure else f"{'-':>9s}"
     rival = figure.get("rival_seconds")
     times = f"{rival / figure['seconds']:9.2f}" if rival else f"{'-':>9s}"
     met = {True: "met: ", False: "NOT met: ", None: ""}[figure.get("met")]
-    return f"{name:46s}{figure['seconds'] * 1e3:12.4f}{floor}{share}{times}  {met}{figure.get('target', '')}"
+    return f"{name:64s}{figure['seconds'] * 1e3:12.4f}{floor}{share}{times}  {met}{figure.get('target', '')}"
