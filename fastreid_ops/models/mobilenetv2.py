@@ -94,16 +94,12 @@ class MobileNetV2(FeatureClassifier):
         return self.dropout(self.global_avgpool(x).flatten(1))
 
 
-def mobilenetv2_x1_0(
-    num_classes: int, *, dropout: float = 0.0, first_expansion: bool = True
-) -> MobileNetV2:
+def mobilenetv2_x1_0(num_classes: int, *, dropout: float = 0.0, first_expansion: bool = True) -> MobileNetV2:
     """MobileNetV2 at full width, feature of 1280; ``dropout`` 0.5 is that of deep-person-reid's first versions,
     ``first_expansion`` False the network of torchvision."""
     return MobileNetV2(1.0, num_classes, dropout=dropout, first_expansion=first_expansion)
 
 
-def mobilenetv2_x1_4(
-    num_classes: int, *, dropout: float = 0.0, first_expansion: bool = True
-) -> MobileNetV2:
+def mobilenetv2_x1_4(num_classes: int, *, dropout: float = 0.0, first_expansion: bool = True) -> MobileNetV2:
     """MobileNetV2 at width 1.4, feature of 1792; ``dropout`` 0.5 is that of deep-person-reid's first versions."""
     return MobileNetV2(1.4, num_classes, dropout=dropout, first_expansion=first_expansion)
