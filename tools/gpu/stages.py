@@ -23,6 +23,7 @@ PYTEST = (
     "-o",
     "addopts=--import-mode=importlib",
     "--tb=short",
+    "-rs",
 )
 SANITIZERS = ("memcheck", "racecheck", "synccheck", "initcheck")
 # What ncu is asked for each kernel: time, the shares of the peaks, registers, warps, spills.
