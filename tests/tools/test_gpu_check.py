@@ -277,6 +277,30 @@ def test_floors(gpu_check):
     assert found["no floor"] == "the ceiling of fp32 was not measured in this run"
 
 
+def test_the_table_of_a_gpu(new_check, stage):
+    """Ceilings on top, clocks nowhere, failures by their words, and whether a target is met."""
+    lines = (
+        '{"name": "copies", "ceiling": "copy", "rate": 4e12}',
+        '{"name": "clocks", "ceiling_clocks": {"clocks.sm": "1980 MHz"}}',
+        '{"name": "broken", "error": "RuntimeError: out of memory"}',
+        '{"name": "pool", "seconds": 0.002, "bytes": 7000000000, "least_of_floor": 0.8, "target": "80 %"}',
+        '{"name": "slow", "seconds": 0.5, "rival_seconds": 0.25, "target": "as fast", "met": false}',
+    )
+    words = "".join(f"echo '{line}' >> $FASTREID_FIGURES; " for line in lines)
+    check = new_check()
+    run(check, stage("ceilings", words, kind="figures"))
+    table = (check.out / "table.txt").read_text()
+    assert "ceiling copy       4000.00 GB/s" in table
+    assert "clocks" not in table
+    rows = {line.split()[0]: line.split() for line in table.splitlines() if line[:1].isalpha()}
+    assert rows["broken"][1:] == ["RuntimeError:", "out", "of", "memory"]
+    assert rows["pool"][1:4] == ["2.0000", "1.7500", "0.88"]
+    assert rows["pool"][5:] == ["met:", "80", "%"]
+    assert rows["slow"][4:] == ["0.50", "NOT", "met:", "as", "fast"]
+    written = json.loads(check.file.read_text())
+    assert written["stages"]["ceilings"]["figures"][1]["ceiling_clocks"] == {"clocks.sm": "1980 MHz"}
+
+
 def test_names_of_stages(gpu_check):
     every = gpu_check.stages(dry=False)
     assert [s.name for s in gpu_check.named(every, "ranking, ceilings,ranking")] == ["ranking", "ceilings"]

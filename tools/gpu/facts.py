@@ -54,7 +54,7 @@ def _torch(device: str) -> dict[str, object]:
             "device": found.name,
             "multiprocessors": found.multi_processor_count,
             "memory": found.total_memory,
-            "l2": found.L2_cache_size,
+            "l2": getattr(found, "L2_cache_size", None),
             "capability": f"{found.major}.{found.minor}",
             "devices": torch.cuda.device_count(),
             "cudnn": torch.backends.cudnn.version(),
