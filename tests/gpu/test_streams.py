@@ -110,9 +110,8 @@ def test_two_streams_at_once(gpu, name):
 
 
 @by_name
-def test_nothing_waits_for_the_legacy_stream(gpu, name):
-    """A kernel that is queued on the default stream for long does not hold up a side stream's result, beyond what the
-    operator itself waits for: it still is the right one while the default stream is busy."""
+def test_a_busy_default_stream_changes_nothing(gpu, name):
+    """Work of the operator that went there would come after a long kernel, too late for the side stream's result."""
     call, given = CALLS[name], rows(2, gpu)
     want = call(*given)
     torch.cuda.synchronize()
