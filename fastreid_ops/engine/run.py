@@ -292,9 +292,9 @@ def _finish(
         if not state.config.eval.every:
             for record in evaluation_records(results, state.epoch, state.step):
                 tools.metrics.append(record)
+    write_results(folder, results, state.config.eval.ranked)
     if not tools.ranks.first:
         return
-    write_results(folder, results, state.config.eval.ranked)
     systems = {**folder.read_json("baselines.json"), "trained": summaries(results)}
     rows = [
         table_row(system, name, label, figures[name])
