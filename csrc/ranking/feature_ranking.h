@@ -34,9 +34,9 @@ struct FeatureRows {
 // Where y is one part of a larger gallery: the matches of the queries, wherever they lie, by their place in the whole.
 // Counts of kept entries up to each, added up over the parts, are the ranks.
 struct GivenMatches {
-  const int64_t* offsets;  // (queries + 1,) those of query q are offsets[q] to offsets[q + 1] - 1
-  const int64_t* place;    // (matches,) in the whole gallery; for the phase `distances`, rows of y
-  const double* value;     // (matches,) d2; those of a query ascend by (d2, place)
+  const int64_t* offsets;        // (queries + 1,) those of query q are offsets[q] to offsets[q + 1] - 1
+  const int64_t* place;          // (matches,) in the whole gallery; for the phase `distances`, rows of y
+  const double* value;           // (matches,) d2; those of a query ascend by (d2, place)
   const int64_t* gallery_place;  // (gallery,) ascending
   double* distance;              // result of `distances`: (matches,) d2
   int64_t* counts;               // result of `rank`: (matches,) kept entries of y up to each match
@@ -59,13 +59,20 @@ struct FeatureRankingProblem {
   bool pairs;  // bfloat16 products: the processor must have them (Isa::avx512_bf16)
   Relevance relevance;
   ApRule ap_rule;
-  CmcRule cmc_rule;  // not single_gallery_shot
+  CmcRule cmc_rule;                     // not single_gallery_shot
   const GivenMatches* given = nullptr;  // CPU only; largest_group is then that of either kind
 };
 
 // As NearestPhase: in this order, the items of one in any order and at the same time. Ranking writes the results.
 // `distances`, of given matches, needs `measure` only.
-enum class FeatureRankingPhase : int { measure = 0, frame = 1, pack = 2, limits = 3, rank = 4, distances = 5 };
+enum class FeatureRankingPhase : int {
+  measure = 0,
+  frame = 1,
+  pack = 2,
+  limits = 3,
+  rank = 4,
+  distances = 5
+};
 constexpr int kFeatureRankingPhases = 5;  // of a ranking
 
 struct FeatureRankingKernels {

@@ -75,8 +75,8 @@ FASTREID_RANK_FEATURES(run)
 // ---- matches that lie elsewhere ----
 
 const int64_t* integers(const char* op, const char* argument, const Tensor& tensor, int64_t size) {
-  const bool right = tensor.is_cpu() && tensor.dim() == 1 && tensor.is_contiguous() && tensor.size(0) == size &&
-                     tensor.scalar_type() == torch::headeronly::ScalarType::Long;
+  const bool right = tensor.is_cpu() && tensor.dim() == 1 && tensor.is_contiguous() &&
+                     tensor.size(0) == size && tensor.scalar_type() == torch::headeronly::ScalarType::Long;
   FASTREID_CHECK(right, op, argument, "another tensor", "contiguous int64 " + shown({size}) + " on the CPU");
   return tensor.const_data_ptr<int64_t>();
 }
@@ -141,9 +141,26 @@ std::tuple<Tensor, Tensor> rank_part(const Tensor& query, const Tensor& gallery,
   constexpr const char* kOp = "rank_part";
   check_features(query, gallery);
   const Optional none;
-  const RankingCall call({query, members, begin, end, query_camids, gallery_camids, query_clothes,
-                          gallery_clothes, query_class, excluded, none, camera_rule, clothes_rule, 0, 0, 0, 1, 0,
-                          0, 0},
+  const RankingCall call({query,
+                          members,
+                          begin,
+                          end,
+                          query_camids,
+                          gallery_camids,
+                          query_clothes,
+                          gallery_clothes,
+                          query_class,
+                          excluded,
+                          none,
+                          camera_rule,
+                          clothes_rule,
+                          0,
+                          0,
+                          0,
+                          1,
+                          0,
+                          0,
+                          0},
                          query.size(0), gallery.size(0));
   FeatureRankingProblem p = feature_ranking_problem(query, gallery, angular, has_pairs(), call);
   p.largest_group = check_labels(call);
@@ -190,14 +207,14 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastreid, m) {
       "(Tensor reals, Tensor counts, Tensor shares)");
   // The two halves of ranking against one part of a gallery. Squared distances in float64 of the queries to some rows
   // each, those of query q at index[offsets[q]:offsets[q + 1]].
-  m.def(
-      "rank_distances(Tensor query, Tensor gallery, bool angular, Tensor offsets, Tensor index) -> Tensor");
+  m.def("rank_distances(Tensor query, Tensor gallery, bool angular, Tensor offsets, Tensor index) -> Tensor");
   // How many kept rows of the part stand up to each match, by (squared distance, place in the whole gallery), matches
   // given in that order; and as bits the identities ahead of each query's first.
   m.def(
       "rank_part(Tensor query, Tensor gallery, bool angular, Tensor members, Tensor begin, Tensor end, "
       "Tensor? query_camids, Tensor? gallery_camids, Tensor? query_clothes, Tensor? gallery_clothes, "
-      "Tensor? query_class, Tensor? excluded, int camera_rule, int clothes_rule, Tensor offsets, Tensor place, "
+      "Tensor? query_class, Tensor? excluded, int camera_rule, int clothes_rule, Tensor offsets, Tensor "
+      "place, "
       "Tensor squared, Tensor gallery_place, Tensor? gallery_identity, int identities) -> "
       "(Tensor counts, Tensor seen)");
 }

@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ class Ranks:
 
     def __init__(self, device: torch.device | None = None, timeout: float = 1800.0) -> None:
         self.rank, self.world, self.timeout = 0, 1, timeout
-        # The group of the CPU: words, features and the meeting points.
+        # The group of the CPU: words, features on their way and the meeting points.
         self.group: dist.ProcessGroup | None = None
         if device is None or not started():
             return
@@ -147,22 +146,6 @@ class Ranks:
         stretch, mine = size // parts, size // (parts * self.world)
         begins = [part * stretch + self.rank * mine for part in range(parts)]
         return [begin + place for begin in begins for place in range(mine)]
-
-    def gather_rows(self, mine: Tensor) -> Tensor:
-        """All ranks' rows, the first rank's first, on every rank. (n, ...) on the CPU, n may differ; nothing is
-        padded.
-        """
-        if self.group is None:
-            return mine
-        bounds = [0, *accumulate(self.everyone(len(mine)))]
-        rows = mine.new_empty(bounds[-1], *mine.shape[1:])
-        for source in range(self.world):
-            part = rows[bounds[source] : bounds[source + 1]]
-            if source == self.rank:
-                part.copy_(mine)
-            if len(part):
-                dist.broadcast(part, src=source, group=self.group)
-        return rows
 
     @torch.no_grad()
     def same_buffers(self, *modules: nn.Module) -> None:

@@ -87,12 +87,6 @@ def test_resumed_to_the_bit(found):
         assert (folder / "cut" / name).read_bytes() == (folder / "whole" / name).read_bytes(), name
 
 
-def test_rows_of_different_number(found):
-    _, first, second, _ = found
-    assert torch.equal(first["rows"], torch.arange(6.0).view(3, 2) + 10)
-    assert torch.equal(first["rows"], second["rows"])
-
-
 def test_one_signal_stops_all(found):
     _, first, second, _ = found
     assert first["stopped"] == second["stopped"] == (3, 15)
