@@ -84,7 +84,7 @@ def evaluate_shards(
 
 def trial_shards(drawn: Draws, query: Shard, gallery: Shard, group: Any) -> Iterator[TrialShards]:
     """What each trial compares with what, one trial at a time; arguments as `evaluate_shards`."""
-    _shards.check_group(_OP, group)
+    _shards.check_group(_OP, group, needed=True)
     entries = [
         _entries(name, drawn, side, shard, group)
         for name, side, shard in (("query", drawn.query, query), ("gallery", drawn.gallery, gallery))

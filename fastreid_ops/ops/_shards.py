@@ -8,7 +8,7 @@ results do not depend on the number of ranks, and nothing is padded: what ranks 
 
 from __future__ import annotations
 
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -32,14 +32,15 @@ class Shard(NamedTuple):
     total: int
 
 
-def check_group(op: str, group: object) -> None:
-    """A process group of torch.distributed that this rank belongs to, or None."""
-    if group is None:
+def check_group(op: str, group: object, *, needed: bool = False) -> None:
+    """A process group of torch.distributed that this rank belongs to, or None where none is needed."""
+    if group is None and not needed:
         return
     if not dist.is_available() or not isinstance(group, dist.ProcessGroup):
-        raise TypeError(
-            _checks.message(op, "group", type(group).__name__, "None or a torch.distributed.ProcessGroup")
+        expected = (
+            "a torch.distributed.ProcessGroup" if needed else "None or a torch.distributed.ProcessGroup"
         )
+        raise TypeError(_checks.message(op, "group", type(group).__name__, expected))
     if dist.get_rank(group) < 0:
         raise ValueError(_checks.message(op, "group", "a group without this rank", "a group it belongs to"))
 
@@ -127,8 +128,3 @@ def all_raise(error: Exception | None, group: Any) -> None:
     for rank, text in enumerate(texts):
         if text is not None:
             raise ValueError(f"{text} (on rank {rank})")
-
-
-def offsets(sizes: list[int]) -> list[int]:
-    """Where each part begins, and the end of the last."""
-    return [0, *accumulate(sizes)]

@@ -66,7 +66,7 @@ def rank_shards(
     Raises:
         TypeError, ValueError: as `rank_features`, on every rank: the ranks without the error name the one that has it.
     """
-    _shards.check_group(_OP, group)
+    _shards.check_group(_OP, group, needed=True)
     _shards.all_raise(_fault(query, gallery, sides, rules, metric), group)
     places = places_of(_OP, {"query": query, "gallery": gallery}, group)
     sides = _relevance.as_int64(_OP, rules, sides)
@@ -99,7 +99,7 @@ def neighbours_of_shards(
     *Shapes*, *NaN*, errors: as `rank_shards`. *Ties*, *Determinism*: as `neighbours`. *Memory*: as `nearest` of one
     block against the own rows, and 16 k bytes for each of its queries and each rank.
     """
-    _shards.check_group(_OP, group)
+    _shards.check_group(_OP, group, needed=True)
     places, _ = places_of(_OP, {"query": query, "gallery": gallery}, group)
     for place, values in blocks(query, places, rows, group):
         wide = k(place)

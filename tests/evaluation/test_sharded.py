@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from shard_cases import everything
+import torch.distributed as dist
+from shard_cases import clouds, everything
 from sharded import results
+
+from fastreid_ops.evaluation import Shard, draw, evaluate_shards
 
 WORKER = Path(__file__).with_name("sharded.py")
 
@@ -105,3 +108,65 @@ def test_no_rank_has_the_gallery(found):
         assert 230 / ranks < got["held"]["engine"] <= 2 * (230 / ranks + 16) + 30
         assert 630 / ranks < got["held"]["tracklets"]
         assert ranks < 3 or (got["held"]["engine"] < 200 and got["held"]["tracklets"] < 600)
+
+
+@pytest.fixture
+def one_rank():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+ROWS = torch.arange(20)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"total": 21}, ValueError, "gallery: got total 21, expected 20, the rows drawn from"),
+        (
+            {"place": ROWS.flip(0)},
+            ValueError,
+            "gallery: got other numbers of rows, expected ascending ones below 20",
+        ),
+        (
+            {"place": ROWS + 1},
+            ValueError,
+            "gallery: got other numbers of rows, expected ascending ones below 20",
+        ),
+        ({"place": ROWS[:19]}, ValueError, r"gallery: got shape \(19\), expected size 20 in dimension 0"),
+        ({"place": ROWS.int()}, TypeError, "gallery: got int32, expected int64"),
+        (
+            {"values": torch.zeros(20, 33, device="meta")},
+            ValueError,
+            "gallery: got device meta, expected rows on the",
+        ),
+        ({"values": torch.zeros(20, 33).long()}, TypeError, "gallery: got int64, expected float32"),
+        (
+            {"values": torch.zeros(20, 30)},
+            ValueError,
+            r"gallery: got shape \(20, 30\), expected size 33 in dimension 1",
+        ),
+        (
+            {"values": torch.zeros(20, 33).double()},
+            TypeError,
+            "gallery: got float64, expected float32, the dtype of",
+        ),
+        ({"values": torch.full((20, 33), torch.nan)}, ValueError, "gallery: got 660 NaN and 0 Inf in 20 row"),
+        (
+            {"values": torch.zeros(0, 33), "place": ROWS[:0]},
+            ValueError,
+            "gallery: got no row with a feature in trial 0",
+        ),
+    ],
+)
+def test_refused(one_rank, change, error, words):
+    (query, of_query), (gallery, of_gallery) = clouds(5, 20)
+    drawn = draw("market1501", of_query, of_gallery)
+    shards = Shard(query, ROWS[:5], 5), Shard(gallery, ROWS, 20)
+    with pytest.raises(error, match=words):
+        evaluate_shards(drawn, shards[0], shards[1]._replace(**change), group=one_rank)
+    with pytest.raises(ValueError, match="metric: got 'l2', expected one of"):
+        evaluate_shards(drawn, *shards, metric="l2", group=one_rank)
+    with pytest.raises(TypeError, match=r"group: got NoneType, expected a torch\.distributed\.ProcessGroup"):
+        evaluate_shards(drawn, *shards, group=None)
