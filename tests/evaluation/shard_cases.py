@@ -97,7 +97,7 @@ def by_features(group):
             ("openreid_allshots", "sqeuclidean", torch.float64, {}),
             ("openreid_cuhk03", "cosine", torch.float32, {}),
             ("cuhk03_10", "euclidean", torch.float32, {}),
-            ("mars", "euclidean", torch.float32, {}),
+            ("mars", "euclidean", torch.float64, {}),  # where the order of a sum shows
             ("ccvid_clothes_changing", "cosine", torch.float32, {"tracklets": "max"}),
         )
     ):
