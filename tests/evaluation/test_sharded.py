@@ -56,7 +56,7 @@ def test_equal_inputs(found, alone):
             assert torch.equal(got[name], value), name
 
 
-@pytest.mark.parametrize("kind", ["protocols", "features", "without the library"])
+@pytest.mark.parametrize("kind", ["protocols", "features", "pooled", "without the library"])
 def test_own_rows(found, alone, kind):
     for _, got in found:
         assert got[kind].keys() == alone[1][kind].keys()
