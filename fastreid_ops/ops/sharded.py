@@ -61,7 +61,7 @@ def rank_shards(
 
     *Memory*: own rows, packed as by `rank_features`, (2 D + 28) bytes each; a block of at most 2,048 queries from
     whichever rank; labels, 8 bytes for each of all rows; 4 million pairs of one person at a time.
-    ``cmc="single_gallery_shot"``: a float64 copy of the own rows and 256 MiB of distances.
+    ``cmc="single_gallery_shot"``: a float64 copy of the own rows and, of R ranks, 3 x 256 / R MiB of distances.
 
     Raises:
         TypeError, ValueError: as `rank_features`, on every rank: the ranks without the error name the one that has it.

@@ -89,7 +89,7 @@ def clouds(queries, gallery, depth=33, people=40, dtype=torch.float32):
 def by_features(group):
     """Features without an exact mean or distance, in every metric and some dtypes; blocks of three queries."""
     found = {}
-    small = sharded._QUERIES
+    usual = sharded._QUERIES, sharded._BLOCK
     for number, (name, metric, dtype, changes) in enumerate(
         (
             ("market1501", "euclidean", torch.float32, {}),
@@ -108,11 +108,11 @@ def by_features(group):
         if group is None:
             result = evaluate_draws(drawn, query, gallery, metric=metric)
         else:
-            sharded._QUERIES = (small, 3)[number % 2]
+            sharded._QUERIES, sharded._BLOCK = (3, 3 * 8 * len(gallery)) if number % 2 else usual
             shards = (deal(v, DEALS[number % 2], group, number) for v in (query, gallery))
             result = evaluate_shards(drawn, *shards, metric=metric, group=group)
         found[f"{name} {metric}"] = result.to_dict()
-    sharded._QUERIES = small
+    sharded._QUERIES, sharded._BLOCK = usual
     return found
 
 
