@@ -16,9 +16,10 @@ State that a loss keeps in buffers is the first rank's after every step, as are 
 import contextlib
 import gc
 import os
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from itertools import accumulate
 from typing import Any
@@ -29,8 +30,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastreid_ops.config import Config, ConfigError
-from fastreid_ops.config.check import batch_layout
+from fastreid_ops.config.check import check_shares
 from fastreid_ops.engine.interrupt import Interrupted
+
+ANSWER = 10.0  # seconds in which a rank that found a call failed hears of the others
+_ANSWERING = 1_000_003  # tag of these messages
 
 
 class RankError(RuntimeError):
@@ -76,10 +80,41 @@ class Ranks:
         try:
             dist.monitored_barrier(self.group, timedelta(seconds=self.timeout), wait_all_ranks=True)
         except RuntimeError as error:
+            if "monitoredBarrier" not in _first_line(error):
+                raise self.lost() from error
             raise RankError(
                 f"ranks: {place}: rank {self.rank} of {self.world} waited, expected every rank within "
                 f"{self.timeout:g} s (run.rank_timeout): {_first_line(error)}"
             ) from error
+
+    def lost(self) -> RankError:
+        """What to say after a collective call that failed: who is gone, or else who does not come here."""
+        gone, silent = self._missing()
+        who, what = (gone, "ended") if gone else (silent, f"gave no answer within {ANSWER:g} s")
+        which = f"rank{'s' if len(who) > 1 else ''} {', '.join(map(str, who))}" if who else "a connection"
+        return RankError(
+            f"ranks: {which} of {self.world} {what if who else 'failed'}, as rank {self.rank} found, expected all ranks "
+            "until the end of the run; who was not killed has said why. Go on from the last checkpoint with --resume"
+        )
+
+    def _missing(self) -> tuple[list[int], list[int]]:
+        """The ranks that closed their connection, and those that let us wait: everyone who finds that a call failed
+        sends all others a number.
+        """
+        calls, gone, silent = {}, [], []
+        for other in set(range(self.world)) - {self.rank}:
+            box = torch.zeros(1)
+            try:
+                dist.isend(torch.zeros(1), other, group=self.group, tag=_ANSWERING)
+                calls[other] = dist.irecv(box, other, group=self.group, tag=_ANSWERING), box
+            except RuntimeError:
+                gone.append(other)
+        for other, (call, _) in calls.items():
+            try:
+                call.wait(timedelta(seconds=ANSWER))
+            except RuntimeError as error:
+                (silent if "imed out" in str(error) else gone).append(other)
+        return sorted(gone), sorted(silent)
 
     def tell(self, value: Any, source: int = 0) -> Any:
         """The value that rank `source` has, on every rank: tensors and plain values."""
@@ -181,6 +216,29 @@ class Ranks:
                 buffer.copy_(part.view_as(buffer))
 
 
+@torch.no_grad()
+def average_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the mean of each tensor over the ranks, in place: for a method that trains something by a step of
+    its own, inside the step that DistributedDataParallel sees. Every rank calls it, with tensors of the same shapes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+
+
+@torch.no_grad()
+def rows_of_ranks(rows: Tensor) -> Tensor:
+    """The rows (n, ...) of all ranks, the first rank's first, (N n, ...) without a gradient; n is the same on all."""
+    rows = rows.detach().contiguous()
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    found = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, rows)
+    return torch.cat(found)
+
+
 def every_batch(last: bool) -> contextlib.AbstractContextManager:
     """What a process alone has around the batches of a step: nothing."""
     return contextlib.nullcontext()
@@ -194,20 +252,8 @@ def sharing(config: Config, batches: Any, ranks: Ranks) -> Callable[[int], list[
     """
     if ranks.world == 1:
         return None
+    check_shares(config, ranks.world)
     data = config.data
-    if data.batch_size % ranks.world:
-        raise ConfigError(
-            f"data.batch_size: got {data.batch_size}, expected a multiple of the {ranks.world} ranks that share it"
-        )
-    part = replace(config, data=replace(data, batch_size=data.batch_size // ranks.world))
-    found = batch_layout(part)
-    if found:
-        raise ConfigError(
-            "\n".join(
-                f"{line}: data.batch_size is shared by {ranks.world} ranks, this is one's part"
-                for line in found
-            )
-        )
     parts = {"paired": 2, "domain": getattr(batches, "count", 1)}.get(data.sampler_kind, 1)
     if data.batch_size % (parts * ranks.world):
         raise ConfigError(
@@ -285,11 +331,41 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
+def naming_lost(ranks: Ranks) -> Iterator[None]:
+    """Say which rank is gone where a collective call failed, in place of the words of gloo or NCCL.
+
+    The launcher ends the others within moments of the first; from here on they end by themselves, so they do not
+    listen.
+    """
+    try:
+        yield
+    except RankError:
+        _deaf(ranks)
+        raise
+    except RuntimeError as error:
+        if ranks.group is None or not _of_a_collective(error):
+            raise
+        _deaf(ranks)
+        raise ranks.lost() from error
+
+
+def _of_a_collective(error: RuntimeError) -> bool:
+    # gloo's errors have no class of their own, but their place in the source.
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _deaf(ranks: Ranks) -> None:
+    if ranks.group is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
 def leaving(ranks: Ranks) -> Iterator[Ranks]:
     """Close after a run that ended well or was interrupted. After a failure the others are at another place, and
     the process simply ends."""
     try:
-        yield ranks
+        with naming_lost(ranks):
+            yield ranks
     except Interrupted:
         ranks.close()
         raise
