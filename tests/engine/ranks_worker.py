@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import conftest
+import ranks_systems
 import tiny
 import torch
 
-from fastreid_ops import models, train
+from fastreid_ops import evaluate, models, train
 from fastreid_ops.engine import ranks as module
 from fastreid_ops.engine.interrupt import Interrupted
 from fastreid_ops.engine.log import Log
@@ -110,7 +111,9 @@ def stopped(ranks):
 
 
 def runs(rank, ports, people, folder):
-    """The command: a whole run; one in which rank 1 gets a signal, and its resumption."""
+    """The commands: a whole run; one in which rank 1 gets a signal, its resumption and that of one in which it was
+    killed; an evaluation.
+    """
     models.MODELS["tiny"] = "tiny:tiny"
     forward, count = tiny.Tiny.forward, []
 
@@ -131,7 +134,16 @@ def runs(rank, ports, people, folder):
     statuses.append(train.main(tiny.arguments(people, folder / "cut")))
     interrupt_at = 0
     os.environ["MASTER_PORT"] = ports.pop()
-    return [*statuses, train.main(["--resume", str(folder / "cut")])]
+    for name in ("cut", "killed"):
+        statuses.append(train.main(["--resume", str(folder / name)]))
+        os.environ["MASTER_PORT"] = ports.pop()
+    return [*statuses, evaluate.main([str(folder / "cut")])]
+
+
+def systems(folder, ranks):
+    """One system of each kind."""
+    people = folder / "systems" / "people.csv"
+    return {name: ranks_systems.trained(name, people, ranks) for name in ranks_systems.SYSTEMS}
 
 
 if __name__ == "__main__":
@@ -139,10 +151,12 @@ if __name__ == "__main__":
     name, ports, folder = sys.argv[1], sys.argv[2].split(","), Path(sys.argv[3])
     torch.set_num_threads(1)
     people = folder / "people" / "people.csv"
+    ranks_systems.add_networks()
     if name == "alone":
         models.MODELS["tiny"] = "tiny:tiny"
         train.main(tiny.arguments(people, folder / "alone"))
-        torch.save({way: trained(way, module.Ranks()) for way in WAYS}, folder / "alone.pt")
+        found = {way: trained(way, module.Ranks()) for way in WAYS} | systems(folder, module.Ranks())
+        torch.save(found, folder / "alone.pt")
         sys.exit()
     rank = int(name)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
@@ -150,7 +164,7 @@ if __name__ == "__main__":
     found = {"runs": runs(rank, ports, people, folder)}
     os.environ["MASTER_PORT"] = ports.pop()
     ranks = module.Ranks(torch.device("cpu"), 120.0)
-    found |= {way: trained(way, ranks) for way in WAYS}
+    found |= {way: trained(way, ranks) for way in WAYS} | systems(folder, ranks)
     found["rows"] = ranks.gather_rows(torch.arange(6.0).view(3, 2) + 10 if rank else torch.zeros(0, 2))
     found["stopped"] = stopped(ranks)
     found["meeting"] = meeting(ranks)
