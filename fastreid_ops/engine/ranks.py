@@ -10,7 +10,22 @@ step. The first rank alone writes. `Ranks()` is a process alone: nothing here do
 What an average over ranks means for a loss. A mean over images is that of the whole batch. A loss that compares the
 images of a batch (batch-hard triplet) compares those of a rank's part, P / N identities of K images, as the field's
 data-parallel trainers do; batch norm uses the statistics of the part (`train.sync_batch_norm`: of the whole batch).
-State that a loss keeps in buffers is the first rank's after every step, as are batch norm's running statistics.
+So N ranks are one process, to rounding, where every term is a mean and no statistics are taken; otherwise they are, to
+the bit for two, one that goes through the N parts of each batch one after the other, adds up their gradients and steps
+with their mean. By method:
+
+    means                                             compared within a rank's part
+    identity         id                               triplet
+    wrim             id                               triplet, cmkic
+    deen             id, orthogonality (both)         triplet, cpm, contrastive
+    agw              id                               triplet
+    cloth_changing   id, correction, distillation     triplet; the clothes classifier has a batch norm
+    cal              id, clothes, adversarial         pairs
+    naic             id, center, parts                triplet
+
+What a method trains by a step of its own it gives the mean of the gradients (`average_over_ranks`), and what it keeps
+of the images it takes from all ranks (`rows_of_ranks`: CAL's bank). Other buffers of losses, and batch norm's running
+statistics, are the first rank's after every step.
 """
 
 import contextlib
@@ -93,8 +108,8 @@ class Ranks:
         who, what = (gone, "ended") if gone else (silent, f"gave no answer within {ANSWER:g} s")
         which = f"rank{'s' if len(who) > 1 else ''} {', '.join(map(str, who))}" if who else "a connection"
         return RankError(
-            f"ranks: {which} of {self.world} {what if who else 'failed'}, as rank {self.rank} found, expected all ranks "
-            "until the end of the run; who was not killed has said why. Go on from the last checkpoint with --resume"
+            f"ranks: {which} of {self.world} {what if who else 'failed'}, as rank {self.rank} found, expected all "
+            "ranks until the end of the run; who was not killed has said why. Go on from the last checkpoint: --resume"
         )
 
     def _missing(self) -> tuple[list[int], list[int]]:

@@ -13,6 +13,7 @@ import conftest
 import ranks_systems
 import tiny
 import torch
+from torch.distributed import new_group
 
 from fastreid_ops import evaluate, models, train
 from fastreid_ops.engine import ranks as module
@@ -80,9 +81,9 @@ def trained(way, ranks):
 
 
 def meeting(ranks):
-    """Rank 1 is late: what the first one says."""
+    """Rank 1 is late: what the first one says. In a group of its own, which is of no use afterwards."""
     late = module.Ranks()
-    late.rank, late.world, late.timeout, late.group = ranks.rank, ranks.world, 0.5, ranks.group
+    late.rank, late.world, late.timeout, late.group = ranks.rank, ranks.world, 0.5, new_group(backend="gloo")
     if ranks.rank == 1:
         time.sleep(1.5)
     try:
@@ -90,6 +91,15 @@ def meeting(ranks):
     except module.RankError as error:
         return str(error)
     return ""
+
+
+def silent(ranks):
+    """Rank 1 is at work elsewhere while the first one finds that a call failed: what that one says."""
+    module.ANSWER = 0.5
+    if ranks.rank == 1:
+        time.sleep(1.5)
+        return ""
+    return str(ranks.lost())
 
 
 def stopped(ranks):
@@ -168,5 +178,6 @@ if __name__ == "__main__":
     found["rows"] = ranks.gather_rows(torch.arange(6.0).view(3, 2) + 10 if rank else torch.zeros(0, 2))
     found["stopped"] = stopped(ranks)
     found["meeting"] = meeting(ranks)
+    found["silent"] = silent(ranks)
     torch.save(found, folder / f"{rank}.pt")
-    # The barrier that failed leaves the group unusable; the process just ends.
+    # What failed leaves the group unusable; the process just ends.

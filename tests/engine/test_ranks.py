@@ -155,6 +155,7 @@ def test_who_is_waited_for(found):
     _, first, _, _ = found
     assert "ranks: epoch 3, batch 7: rank 0 of 2 waited" in first["meeting"]
     assert "Ranks 1 failed" in first["meeting"]
+    assert "rank 1 of 2 gave no answer within 0.5 s, as rank 0 found" in first["silent"]
 
 
 def test_places_in_a_batch():
