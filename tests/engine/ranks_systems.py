@@ -182,6 +182,20 @@ def configuration(values, people):
     return validate(from_dict(merged))
 
 
+def sharers():
+    """Ranks that share batches without being processes."""
+    made = [module.Ranks() for _ in range(PARTS)]
+    for rank, each in enumerate(made):
+        each.rank, each.world = rank, PARTS
+    return made
+
+
+def loaders_of(config, rows, ranks):
+    """The training loader of each rank."""
+    policy = BadImagePolicy("raise")
+    return [setup.train_loader(config, rows, rows.label_map(), policy, each) for each in ranks]
+
+
 def trained(name, people, ranks):
     """Weights, buffers and records of a system."""
     config = configuration(SYSTEMS[name], people)
@@ -190,15 +204,8 @@ def trained(name, people, ranks):
         config.train.accumulate *= PARTS
     seed_everything(1)
     rows = setup.training_rows(config, setup.training_manifest(config))
-    labels = rows.label_map()
-    policy = BadImagePolicy("raise")
-    sharers = [ranks]
-    if in_parts:
-        sharers = [module.Ranks() for _ in range(PARTS)]
-        for rank, each in enumerate(sharers):
-            each.rank, each.world = rank, PARTS
-    loaders = [setup.train_loader(config, rows, labels, policy, each) for each in sharers]
-    state = setup.build_state(config, rows, labels, torch.device("cpu"), lambda text: None)
+    loaders = loaders_of(config, rows, sharers() if in_parts else [ranks])
+    state = setup.build_state(config, rows, rows.label_map(), torch.device("cpu"), lambda text: None)
     metrics = Recorded()
     step = method(config.train.method).step
     tools = Tools(

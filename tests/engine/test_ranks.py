@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
-from fastreid_ops import competition, train
+from fastreid_ops import competition, models, train
 from fastreid_ops.config import Config, ConfigError, from_dict
 from fastreid_ops.config.check import validate
 from fastreid_ops.engine import ranks as module
-from fastreid_ops.engine import resume, state
+from fastreid_ops.engine import resume, setup, state
 
 HERE = Path(__file__).parent
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -169,6 +171,35 @@ def test_places_in_a_batch():
         ranks[0].slots(6, 2)
 
 
+def test_parts_of_the_batches_of_each_kind(tmp_path, monkeypatch):
+    """Together the whole batch; people and sequences whole, both modalities of each and the visible half first, as
+    much of each domain.
+    """
+    monkeypatch.setattr(models, "MODELS", dict(models.MODELS))
+    ranks_systems.add_networks()
+    people = ranks_systems.write_people(tmp_path)
+    for name in ("paired", "margin head and triplet", "sequences", "domains"):
+        config = ranks_systems.configuration(ranks_systems.SYSTEMS[name], people)
+        rows = setup.training_rows(config, setup.training_manifest(config))
+        alone, *parts = ranks_systems.loaders_of(config, rows, [module.Ranks(), *ranks_systems.sharers()])
+        for batch, *shares in zip(*(each.iterate(0, 0) for each in (alone, *parts)), strict=True):
+            assert sorted(p for share in shares for p in share.paths) == sorted(batch.paths)
+            groups = [set(share.pids.tolist()) for share in shares]
+            for share in shares:
+                half = len(share.pids) // 2
+                assert half == len(batch.pids) // 4
+                if name == "paired":
+                    assert share.modality.tolist() == [0] * half + [1] * half
+                    assert torch.equal(share.pids[:half], share.pids[half:])
+                if name == "sequences":
+                    assert (share.tracklet.view(-1, 2).diff() == 0).all()
+                if name == "domains":
+                    assert share.camids.tolist().count(0) == share.camids.tolist().count(1) == half
+            if name in ("paired", "margin head and triplet"):
+                assert not groups[0] & groups[1]
+                assert all(len(group) == 2 for group in groups)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -219,6 +250,23 @@ def test_synchronised_batch_norm_is_for_gpus():
     config = from_dict({"train": {"sync_batch_norm": True}, "run": {"device": "cpu"}})
     with pytest.raises(ConfigError, match=r"train\.sync_batch_norm: got True with run.device cpu"):
         validate(config)
+
+
+def test_synchronised_batch_norm_is_that_of_losses_too(tmp_path, monkeypatch):
+    """A clothes classifier has one."""
+    config = ranks_systems.configuration(
+        ranks_systems.SYSTEMS["paired"], ranks_systems.write_people(tmp_path)
+    )
+    config.train.sync_batch_norm = True
+    with_neck = SimpleNamespace(losses=lambda context: nn.ModuleDict({"neck": nn.BatchNorm1d(4)}))
+    monkeypatch.setattr(setup, "method", lambda name: with_neck)
+    monkeypatch.setattr(setup.dist, "is_initialized", lambda: True)
+    rows = setup.training_rows(config, setup.training_manifest(config))
+    made = setup.build_state(config, rows, rows.label_map(), torch.device("cpu"), print)
+    assert isinstance(made.criteria["neck"], nn.SyncBatchNorm)
+    kinds = [type(module) for module in made.model.modules() if "BatchNorm" in type(module).__name__]
+    assert kinds
+    assert set(kinds) == {nn.SyncBatchNorm}
 
 
 def test_amp_auto(monkeypatch):
