@@ -90,6 +90,7 @@ def assess(
     *,
     metric: str,
     flip: bool = False,
+    unit_length: bool = False,
     channels_last: bool = False,
     check: Callable[[], None] = lambda: None,
     ranks: Ranks | None = None,
@@ -98,7 +99,7 @@ def assess(
     share the images and the queries; each returns the whole result. Errors: ValueError if no query can be evaluated.
     """
     ranks = ranks or Ranks()
-    how = {"flip": flip, "channels_last": channels_last}
+    how = {"flip": flip, "unit_length": unit_length, "channels_last": channels_last}
     features = extract_shared(ranks, data.name, model, data.loader, device, check, **how)
     return _rank(data, features, metric, ranks.group)
 

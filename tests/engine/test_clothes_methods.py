@@ -371,6 +371,38 @@ def test_cloth_changing_terms_follow_weights_and_epoch(network, golden):
     assert network.global_classifier.classifier.weight.grad is not None
 
 
+def smoothed(logits, labels, true, other):
+    """Cross entropy against `true` for the label and `other` for every other class, row by row."""
+    rows = torch.full_like(logits, other).scatter(1, labels[:, None], true)
+    return -(rows * logits.log_softmax(1)).sum(1).mean().item()
+
+
+def test_labels_are_smoothed_as_the_options_say(recorded, network, golden):
+    """Over the others: over ids, and over the clothes of the correction; the classifier's own loss at its own rate."""
+    loss = {"label_smoothing": 0.2, "smoothing": "others"}
+    pairs, (want, feature, _) = manifest([(p, c) for p in range(3) for c in range(2)]), recorded
+    state = make_state(cal, Given(feature.clone(), want["cos"].clone()), pairs, loss={"triplet": 0.0, **loss})
+    state.epoch, state.config.loss.clothes.from_epoch = 0, 1
+    found = cal.step(state, make_batch(None, want["pid"], None))
+    ids = want["cos"].shape[1]
+    assert found["id"].item() == pytest.approx(
+        smoothed(want["cos"], want["pid"], 0.8, 0.2 / (ids - 1)), rel=1e-5
+    )
+
+    images, pids, clothes = golden.images(4, 32, 16), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 2, 3])
+    clothed = {"classifier_smoothing": 0.3, "unclothed": 0.0, "distillation": 0.0}
+    state = clothed_state(network.train(), **loss, clothes=clothed)
+    classifier = golden.fill(state.criteria["clothes_classifier"], 2.0).train()
+    before = copy.deepcopy(classifier)
+    found = cloth_changing.step(state, make_batch(images, pids, clothes))
+    output = network(images, clothes, classifier)
+    own = before(output.auxiliary["feature_map"].detach())
+    assert found["clothes"].item() == pytest.approx(smoothed(own, clothes, 0.775, 0.075), rel=1e-4)
+    after = output.auxiliary["correction_logits"]
+    assert found["correction"].item() == pytest.approx(smoothed(after, clothes, 0.8, 0.2 / 3), rel=1e-4)
+    assert found["id"].item() == pytest.approx(smoothed(output.logits[0], pids, 0.8, 0.2), rel=1e-4)
+
+
 def refused(method, model, training, words, **sections):
     with pytest.raises((ConfigError, ValueError)) as error:
         make_state(method, model, training, **sections)
@@ -405,6 +437,10 @@ def test_what_cannot_be_is_refused_in_words(network):
         ({"temperature": 0.0}, "loss.clothes.temperature: got 0.0, expected a number above 0"),
         ({"scale": -1.0}, "loss.clothes.scale: got -1.0, expected a number above 0"),
         ({"epsilon": 1.5}, "loss.clothes.epsilon: got 1.5, expected a number from 0 to 1"),
+        (
+            {"classifier_smoothing": 1.0},
+            "loss.clothes.classifier_smoothing: got 1.0, expected a number from 0 to below 1",
+        ),
         ({"momentum": 1.0}, "loss.clothes.momentum: got 1.0, expected a number from 0 to below 1"),
     ],
 )
