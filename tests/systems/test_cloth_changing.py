@@ -256,10 +256,12 @@ def test_cal_learns_people_whose_clothes_change(learned):
 
 def test_the_whole_network_learns(learned):
     """Every classifier's loss falls, and people it has not seen are found better than before, by far in the same
-    clothes. Without `zero_init_residual` neither this network nor its baseline learns anything in as many steps.
+    clothes; of three seeds the least rises were 0.16 there and 0.013 in other clothes. Without `zero_init_residual`
+    neither this network nor its baseline learns anything in as many steps.
     """
     losses, found = learned("people_cloth_changing")
     first, last = losses[0], losses[-1]
     for name, fall in {"id": 0.6, "clothes": 1.5, "correction": 1.2, "unclothed_id": 0.1}.items():
         assert last[name] < first[name] - fall, (name, first, last)
-    assert found["trained", "same_clothes"] > found["untrained", "same_clothes"] + 0.1, found
+    for name, rise in (("same_clothes", 0.1), ("cross_clothes", 0.003)):
+        assert found["trained", name] > found["untrained", name] + rise, (name, found)
