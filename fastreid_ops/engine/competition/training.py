@@ -50,6 +50,11 @@ class Training:
         return own
 
     @property
+    def _mark(self) -> Path:
+        """The digest of the pseudo-labels that the run was begun with."""
+        return self.folder.with_name(f"{self.entry.name}.labels")
+
+    @property
     def begun(self) -> bool:
         return (self.folder / "config.yaml").is_file()
 
@@ -67,6 +72,11 @@ class Training:
                 raise ConfigError(
                     f"models.{self.entry.name}: got a changed configuration, expected that of the run in {self.folder}:"
                     f"\n{lines}\nchange it back, or take another name or another folder"
+                )
+            if self.labels is not None and not self._mark.is_file():
+                raise ConfigError(
+                    f"models.{self.entry.name}.pseudo: got {self.entry.pseudo}, expected none for the run in "
+                    f"{self.folder}, which was begun without pseudo-labels; take another name or another folder"
                 )
             return
         with torch.random.fork_rng(devices=[]):
@@ -86,9 +96,8 @@ class Training:
 
     def run(self, labels_digest: str | None) -> None:
         """Begin, or go on. Errors: as `engine.run.run`; ConfigError for other pseudo-labels than it began with."""
-        mark = self.folder.with_name(f"{self.entry.name}.labels")
         if self.begun:
-            if labels_digest is not None and mark.read_text(encoding="ascii") != labels_digest:
+            if labels_digest is not None and self._mark.read_text(encoding="ascii") != labels_digest:
                 raise ConfigError(
                     f"models.{self.entry.name}: got other pseudo-labels than the run in {self.folder} was begun with, "
                     f"expected the same; remove that folder to train on the new ones"
@@ -99,7 +108,7 @@ class Training:
         else:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             if labels_digest is not None:
-                write_atomic(mark, labels_digest.encode())
+                write_atomic(self._mark, labels_digest.encode())
             request = Request(Path(self.entry.recipe).stem, read_recipe(self.entry.recipe), self.config)
         run.run(request)
 

@@ -4,12 +4,12 @@ in NAIC's own layout, two models, one checkpoint more, a round of pseudo-labels,
 """
 
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from competition_entry import COLOURS, contents, copy, run
 from competition_entry import plan as make_plan
 from PIL import Image
@@ -18,7 +18,7 @@ from fastreid_ops import k_reciprocal
 from fastreid_ops.config.plan import RerankEntry, read_plan
 from fastreid_ops.data.datasets import read_dataset
 from fastreid_ops.data.images import read_image
-from fastreid_ops.engine.competition import pipeline, stages, training
+from fastreid_ops.engine.competition import arrays, pipeline, training
 from fastreid_ops.engine.competition.distances import chunked_blocks, distance_blocks, write_distances
 from fastreid_ops.engine.export import trained_model
 from fastreid_ops.engine.interrupt import Interrupted
@@ -146,20 +146,15 @@ def test_never_more_than_a_block_of_a_matrix(done, monkeypatch):
     made = pipeline.Entry(asked, entry, pipeline.Log())
     taken = []
 
-    class Rows:
-        def __init__(self, path, mmap_mode):
-            assert mmap_mode == "r"
-            self.array = np.lib.format.open_memmap(path, mode="r")
-            self.shape = self.array.shape
-
+    class Rows(arrays.ArrayRows):
         def __getitem__(self, rows):
             taken.append(rows.stop - rows.start)
-            return self.array[rows]
+            return super().__getitem__(rows)
 
     distances = {
         label: {h: made.distances(label, h) for h in COLOURS} for label in ("a-epoch1", "a-epoch2", "b")
     }
-    monkeypatch.setattr(pipeline.np, "load", Rows)
+    monkeypatch.setattr(pipeline, "ArrayRows", Rows)
     monkeypatch.setattr(pipeline, "write_ranking", lambda *_: None)
     made._rank(distances, ["result.json", *(f"{label}.json" for label in distances)])
     assert set(taken) == {4}
@@ -282,7 +277,21 @@ def test_taken_weights_rank_without_training(done, root, tmp_path, monkeypatch):
     assert not (mine / "models").exists()
 
 
-def test_an_array_file_is_whole_or_not_there(tmp_path):
-    with pytest.raises(ZeroDivisionError), stages.array_file(tmp_path / "x.npy", (2, 2)) as array:
-        array[:] = 1 / math.floor(0.5)
-    assert list(tmp_path.iterdir()) == []
+def test_only_what_a_changed_ensemble_needs(done, root, tmp_path, monkeypatch, capsys):
+    """One member taken out, and back again with one more that is taken as it is."""
+    entry = copy(done[0], tmp_path)
+    monkeypatch.setattr(training.run, "run", _no_training)
+
+    def worked(**changes):
+        assert run(make_plan(root, tmp_path, **changes)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        stages = [line for line in lines if line.startswith(("train-", "features-", "distances-", "result-"))]
+        return {line.partition(":")[0] for line in stages if not line.endswith(": done")}
+
+    assert worked(ensemble=["b"]) == {"result-exact"}
+    assert (entry / "result-exact.json").read_bytes() == (entry / "results/b-exact.json").read_bytes()
+    values = yaml.safe_load(Path(make_plan(root, tmp_path)).read_text())
+    more = {"name": "c", "weights": str(done[0] / "models/b")}
+    added = {"features-c", "distances-c-green-exact", "distances-c-normal-exact", "result-exact"}
+    assert worked(models=[*values["models"], more]) == added
+    assert np.array_equal(np.load(entry / "features/c.npy"), np.load(entry / "features/b.npy"))

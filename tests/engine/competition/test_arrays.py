@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Matrices on disk: what NumPy reads, whole or not there, by rows; and the distances that are written into them."""
+
+import errno
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from fastreid_ops.config.plan import RerankEntry
+from fastreid_ops.engine.competition.arrays import ArrayRows, array_file
+from fastreid_ops.engine.competition.distances import BLOCK_BYTES, block_rows, write_distances
+
+
+def test_numpy_reads_it_and_rows_are_read_apart(tmp_path):
+    path, values = tmp_path / "x.npy", torch.rand(11, 5)
+    with array_file(path, (11, 5)) as append:
+        for rows in (
+            values.t().contiguous().t().split(4)
+        ):  # columns lie side by side: written by rows all the same
+            assert not path.exists()
+            append(rows)
+    assert list(tmp_path.iterdir()) == [path]
+    whole = np.load(path)
+    assert (whole.dtype, whole.flags.c_contiguous) == (np.float32, True)
+    assert np.array_equal(whole, values.numpy())
+    stored = ArrayRows(path)
+    assert tuple(stored.shape) == (11, 5)
+    for rows in (slice(0, 4), slice(8, 12), slice(0, 11), slice(11, 15)):
+        assert torch.equal(stored[rows], values[rows])
+
+
+def test_an_array_file_is_whole_or_not_there(tmp_path):
+    def filled(*rows):
+        with array_file(tmp_path / "x.npy", (3, 2)) as append:
+            for each in rows:
+                append(each)
+
+    with pytest.raises(ValueError, match=r"x.npy: got 2 rows, expected 3"):
+        filled(torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"x.npy: got rows \(2, 2\) behind 2, expected \(3, 2\)"):
+        filled(torch.ones(2, 2), torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"got rows \(3, 1\)"):
+        filled(torch.ones(3, 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_noticed_before_the_first_block(tmp_path, monkeypatch):
+    def full(descriptor, offset, size):
+        assert size == 4 * 9 * 11
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    asked = []
+    with pytest.raises(OSError, match="No space left on device"):
+        write_distances(
+            [(torch.rand(9, 4), torch.rand(11, 4))],
+            RerankEntry(method="none"),
+            4,
+            tmp_path / "d.npy",
+            lambda: asked.append(1),
+        )
+    assert asked == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_a_block():
+    assert block_rows(1024, 1000) == 1024
+    assert (
+        block_rows(1024, 880_000) * 880_000 * 4 <= BLOCK_BYTES < (block_rows(1024, 880_000) + 1) * 880_000 * 4
+    )
+    assert block_rows(1024, 10**9) == 1
