@@ -32,6 +32,7 @@ from fastreid_ops.engine.competition.features import TestPictures, read_pairs, w
 from fastreid_ops.engine.competition.preparation import check_room, make_folder, remove_halves
 from fastreid_ops.engine.competition.pseudo import write_pseudo_manifest
 from fastreid_ops.engine.competition.scores import are_known, score
+from fastreid_ops.engine.competition.sorting import write_missing_lists
 from fastreid_ops.engine.competition.stages import Sealed, Stages, file_digest
 from fastreid_ops.engine.competition.training import trainings
 from fastreid_ops.engine.export import WEIGHTS, read_metadata
@@ -60,6 +61,8 @@ class Entry:
         self.plan, self.folder, self.log = plan, folder, log
         self.stages = Stages(folder, (lambda _: None) if look else log.say, look)
         self.device = environment.pick_device(plan.device)
+        if not look:
+            write_missing_lists(plan.data, log.say)
         manifest = read_dataset(plan.data.dataset, plan.data.root, **plan.data.options)
         self.training = manifest.select("train")
         self.pictures = TestPictures(manifest)

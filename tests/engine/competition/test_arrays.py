@@ -11,6 +11,7 @@ import torch
 from fastreid_ops.config.plan import RerankEntry
 from fastreid_ops.engine.competition.arrays import ArrayRows, array_file
 from fastreid_ops.engine.competition.distances import BLOCK_BYTES, block_rows, write_distances
+from fastreid_ops.evaluation import mean_distances, ranking_from_distances
 
 
 def test_numpy_reads_it_and_rows_are_read_apart(tmp_path):
@@ -71,3 +72,25 @@ def test_rows_of_a_block():
         block_rows(1024, 880_000) * 880_000 * 4 <= BLOCK_BYTES < (block_rows(1024, 880_000) + 1) * 880_000 * 4
     )
     assert block_rows(1024, 10**9) == 1
+
+
+def _memory(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name))
+
+
+def test_memory_is_that_of_blocks(tmp_path):
+    """A matrix of 122 MiB, re-ranked over two pieces, written, and ranked three times over. Beside blocks of 2 MiB the
+    peak has the encodings, the lists, and what torch loads when it is first asked for something.
+    """
+    generator = torch.Generator().manual_seed(0)
+    pairs = [tuple(torch.randn(n, 8, generator=generator) for n in (4000, 8000)) for _ in range(2)]
+    names = [f"q{n}.png" for n in range(4000)], [f"g{n}.png" for n in range(8000)]
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak begins anew
+    before = _memory("VmRSS")
+    write_distances(pairs, RerankEntry(k1=10), 64, tmp_path / "d.npy", lambda: None)
+    assert (tmp_path / "d.npy").stat().st_size > 122 * 2**20
+    matrices = [ArrayRows(tmp_path / "d.npy")] * 3
+    assert len(ranking_from_distances(mean_distances(matrices, rows=64), *names, 20)) == 4000
+    assert _memory("VmHWM") - before < 100 * 2**20

@@ -4,6 +4,7 @@ in NAIC's own layout, two models, one checkpoint more, a round of pseudo-labels,
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -295,3 +296,35 @@ def test_only_what_a_changed_ensemble_needs(done, root, tmp_path, monkeypatch, c
     added = {"features-c", "distances-c-green-exact", "distances-c-normal-exact", "result-exact"}
     assert worked(models=[*values["models"], more]) == added
     assert np.array_equal(np.load(entry / "features/c.npy"), np.load(entry / "features/b.npy"))
+
+
+def test_halves_are_sorted_where_nobody_did(done, root, tmp_path, capsys):
+    """Without lists of green and normal pictures, and with those of one side: as with the lists."""
+    raw = tmp_path / "raw"
+    shutil.copytree(root, raw)
+    home = raw / "image_B_v1_1"
+    for file in home.glob("*_*.txt"):
+        file.unlink()
+    taken = [{"name": "b", "weights": str(done[0] / "models/b")}]
+    plan = make_plan(raw, tmp_path, models=taken, pseudo=[])
+    assert run(plan, "--status") == 1
+    assert (
+        "query_green.txt: got no such file, expected the names of the green half" in capsys.readouterr().err
+    )
+    assert run(plan) == 0
+    assert "query_green.txt: 6 pictures" in capsys.readouterr().out
+    for side in ("query", "gallery"):
+        for half in COLOURS:
+            name = f"{side}_{half}.txt"
+            assert (home / name).read_text() == (root / "image_B_v1_1" / name).read_text()
+    want = (done[0] / "results/b-exact.json").read_text()
+    assert (tmp_path / "entry/result-exact.json").read_text() == want
+    (home / "gallery_green.txt").unlink()
+    (home / "gallery_normal.txt").write_text("normal0_0.png\n")  # a list that is there is believed
+    assert run(plan) == 0
+    got = json.loads((tmp_path / "entry/result-exact.json").read_text())
+    assert {tuple(got[f"normal{pid}.png"]) for pid in range(6)} == {("normal0_0.png",)}
+    assert {len(got[f"green{pid}.png"]) for pid in range(6)} == {5}
+    blocked = {"dataset": "naic", "root": str(raw), "options": {"lists": str(home / "query_green.txt/x")}}
+    assert run(make_plan(raw, tmp_path, models=taken, pseudo=[], data=blocked)) == 2
+    assert "expected a place for the lists of the halves; name another" in capsys.readouterr().err
