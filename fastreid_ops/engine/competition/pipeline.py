@@ -65,6 +65,7 @@ class Entry:
             write_missing_lists(plan.data, log.say)
         manifest = read_dataset(plan.data.dataset, plan.data.root, **plan.data.options)
         self.training = manifest.select("train")
+        self.rows = _digest([self.training.path, self.training.pid])
         self.pictures = TestPictures(manifest)
         self.runs = trainings(plan, folder)
         self._seen: dict[str, Sealed] = {}
@@ -84,7 +85,7 @@ class Entry:
         if self.runs and not len(self.training):
             raise ConfigError("data: got no training rows, expected some for the models that are trained")
         for run in self.runs.values():
-            run.check(self.training)
+            run.check(self.training, self.rows)
 
     def members(self, entry: ModelEntry) -> list[str]:
         """What of a model ranks: itself, or the model after each of its epochs."""
@@ -136,12 +137,12 @@ class Entry:
         files = files or {entry.name: f"models/{entry.name}/{WEIGHTS}"}
 
         def train() -> None:
-            run.run(labels)
+            run.run(self.rows if labels is None else labels)
             self._prepare()
             for each, target in zip(entry.epochs, files.values(), strict=False):
                 run.export_epoch(each, self.folder / target)
 
-        inputs = {"config": run.identity(), "labels": labels}
+        inputs = {"config": run.identity(), "labels": labels, "training": self.rows}
         made = self._once(f"train-{entry.name}", inputs, list(files.values()), train)
         return Weights(self.folder / files[label], made.files[files[label]])
 
@@ -170,7 +171,7 @@ class Entry:
             "features": features.files,
             "half": asked.half,
             "threshold": asked.threshold,
-            "training": _digest([self.training.path, self.training.pid]),
+            "training": self.rows,
         }
 
         def make() -> dict[str, Any]:

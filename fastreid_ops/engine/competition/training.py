@@ -51,17 +51,21 @@ class Training:
 
     @property
     def _mark(self) -> Path:
-        """The digest of the pseudo-labels that the run was begun with."""
-        return self.folder.with_name(f"{self.entry.name}.labels")
+        """The digest of the pseudo-labels, or of the training rows, that the run was begun with."""
+        return self.folder.with_name(f"{self.entry.name}.{'rows' if self.labels is None else 'labels'}")
+
+    def _begun_with(self) -> str | None:
+        return self._mark.read_text(encoding="ascii") if self._mark.is_file() else None
 
     @property
     def begun(self) -> bool:
         return (self.folder / "config.yaml").is_file()
 
-    def check(self, training: Manifest) -> None:
-        """Refuse, before any work, what could not be trained or gone on with.
+    def check(self, training: Manifest, rows: str) -> None:
+        """Refuse, before any work, what could not be trained or gone on with; `rows` is the digest of `training`.
 
-        Errors: ConfigError for options that the network or the method refuses, and for a run of another configuration.
+        Errors: ConfigError for options that the network or the method refuses, and for a run of another configuration
+        or of other training rows.
         """
         if self.begun:
             changed = {key: pair for key, pair in self._changed().items() if _matters(key)}
@@ -73,7 +77,12 @@ class Training:
                     f"models.{self.entry.name}: got a changed configuration, expected that of the run in {self.folder}:"
                     f"\n{lines}\nchange it back, or take another name or another folder"
                 )
-            if self.labels is not None and not self._mark.is_file():
+            if self.labels is None and self._begun_with() != rows:
+                raise ConfigError(
+                    f"models.{self.entry.name}: got other training rows than the run in {self.folder} was begun with, "
+                    "expected the same; take another name or another folder"
+                )
+            if self.labels is not None and self._begun_with() is None:
                 raise ConfigError(
                     f"models.{self.entry.name}.pseudo: got {self.entry.pseudo}, expected none for the run in "
                     f"{self.folder}, which was begun without pseudo-labels; take another name or another folder"
@@ -94,10 +103,13 @@ class Training:
         changed = difference(stored, to_dict(self.config))
         return {key: pair for key, pair in changed.items() if key not in elsewhere}
 
-    def run(self, labels_digest: str | None) -> None:
-        """Begin, or go on. Errors: as `engine.run.run`; ConfigError for other pseudo-labels than it began with."""
+    def run(self, digest: str) -> None:
+        """Begin, or go on; `digest` of the pseudo-labels, or of the training rows where there are none.
+
+        Errors: as `engine.run.run`; ConfigError for other pseudo-labels than it began with.
+        """
         if self.begun:
-            if labels_digest is not None and self._mark.read_text(encoding="ascii") != labels_digest:
+            if self._begun_with() != digest:
                 raise ConfigError(
                     f"models.{self.entry.name}: got other pseudo-labels than the run in {self.folder} was begun with, "
                     f"expected the same; remove that folder to train on the new ones"
@@ -107,8 +119,7 @@ class Training:
             request = Request(str(self.folder), stored, self.config, resume=self.folder, resume_allow=allowed)
         else:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            if labels_digest is not None:
-                write_atomic(self._mark, labels_digest.encode())
+            write_atomic(self._mark, digest.encode())
             request = Request(Path(self.entry.recipe).stem, read_recipe(self.entry.recipe), self.config)
         run.run(request)
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a competition entry refuses before any work, and the packaged plans."""
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -100,6 +101,23 @@ def test_a_run_that_was_begun_without_pseudo_labels(done, root, tmp_path, capsys
     assert run(make_plan(root, tmp_path), "--rerank.method", "none") == 2
     assert "models.b.pseudo: got by_a, expected none for the run in" in capsys.readouterr().err
     assert not (entry / "distances/a-epoch1-green-none.npy").exists()
+
+
+def test_a_run_of_other_training_rows(done, root, tmp_path, capsys):
+    copy(done[0], tmp_path)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(root, fewer)
+    file = fewer / "train_2020_fs/train_list.txt"
+    file.write_text(file.read_text().rpartition("\n")[0])
+    plan = make_plan(fewer, tmp_path)
+    assert run(plan, "--status") == 2
+    assert "models.a: got other training rows than the run in" in capsys.readouterr().err
+    shutil.move(root, tmp_path / "moved")  # the same rows in another place are the same
+    try:
+        assert run(make_plan(tmp_path / "moved", tmp_path), "--status") == 0
+    finally:
+        shutil.move(tmp_path / "moved", root)
+    assert {line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()} == {"done"}
 
 
 def test_a_place_that_cannot_be_written(root, tmp_path, capsys):
