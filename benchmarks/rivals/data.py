@@ -21,7 +21,7 @@ from rivals.ranking import load_file, package_file
 from rivals.torchvision_cpu import mend_torchvision
 from torch import Tensor
 
-OPERATORS = mend_torchvision()
+mend_torchvision()
 
 
 class Pipeline(NamedTuple):
