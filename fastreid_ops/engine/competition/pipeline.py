@@ -111,8 +111,12 @@ class Entry:
             self._score(made, inputs)
         return self.folder / files[0]
 
-    def check_room(self) -> None:
-        """Errors: ConfigError where the disk has no room for the distances that are not there yet."""
+    def check_place(self) -> None:
+        """Errors: ConfigError for a model that cannot be trained on this device, and where the disk has no room for the
+        distances that are not there yet.
+        """
+        for run in self.runs.values():
+            run.check_device(self.device.type)
         members = [label for name in self.plan.ranking() for label in self.members(self.plan.model(name))]
         shapes = {
             self._distances_file(label, half): (len(query), len(gallery))
@@ -298,7 +302,7 @@ def make_entry(plan: Plan, folder: Path) -> Path:
         for name in remove_halves(held.path):
             log.say(f"{name} was not finished and is removed")
         entry = Entry(plan, held.path, log)
-        entry.check_room()
+        entry.check_place()
         held.write_text("plan.yaml", dump_yaml(dataclasses.asdict(plan)))
         log.say(f"folder: {held.path}")
         path = entry.result()

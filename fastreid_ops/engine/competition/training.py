@@ -8,7 +8,16 @@ from typing import Any
 import torch
 
 from fastreid_ops._atomic import write_atomic
-from fastreid_ops.config import Config, ConfigError, EvalSet, difference, flatten, from_dict, to_dict
+from fastreid_ops.config import (
+    Config,
+    ConfigError,
+    EvalSet,
+    difference,
+    flatten,
+    from_dict,
+    to_dict,
+    validate,
+)
 from fastreid_ops.config.plan import ModelEntry, Plan, training_config
 from fastreid_ops.config.read import Request, read_recipe, read_yaml
 from fastreid_ops.data.manifest import Manifest
@@ -60,6 +69,11 @@ class Training:
     @property
     def begun(self) -> bool:
         return (self.folder / "config.yaml").is_file()
+
+    def check_device(self, device: str) -> None:
+        """Refuse a model that cannot be trained on `device` (cpu or cuda) before others are. Errors: ConfigError."""
+        here = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, device=device))
+        validate(here, f"models.{self.entry.name}")
 
     def check(self, training: Manifest, rows: str) -> None:
         """Refuse, before any work, what could not be trained or gone on with; `rows` is the digest of `training`.

@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from competition_entry import changed, contents, copy, picture, recipe, run
 from competition_entry import plan as make_plan
 
 from fastreid_ops.config import ConfigError
 from fastreid_ops.config.plan import plans, read_plan, training_config
-from fastreid_ops.engine.competition import preparation
+from fastreid_ops.engine.competition import pipeline, preparation
 
 
 def _broken(**changes):
@@ -124,6 +125,21 @@ def test_a_place_that_cannot_be_written(root, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert run(make_plan(root, tmp_path, folder=str(tmp_path / "file/entry"))) == 2
     assert "file/entry: got Not a directory, expected a place that can be written" in capsys.readouterr().err
+
+
+def test_a_model_that_this_machine_cannot_train(root, tmp_path, capsys, monkeypatch):
+    """Seen before the models before it are trained, and not by who only looks."""
+    monkeypatch.setattr(pipeline.environment, "pick_device", lambda _: torch.device("cpu"))
+    half = {"train.amp": "fp16"}
+    plan = changed(
+        make_plan(root, tmp_path, device="auto"), lambda values: values["models"][1]["overrides"].update(half)
+    )
+    assert run(plan, "--status") == 0
+    assert run(plan) == 2
+    assert (
+        "models.b: train.amp: got 'fp16' with run.device cpu, expected bf16 or off" in capsys.readouterr().err
+    )
+    assert {file.name for file in (tmp_path / "entry").iterdir()} <= {"log.txt", "run.lock"}
 
 
 def test_a_disk_without_room(root, tmp_path, monkeypatch, capsys):
