@@ -14,6 +14,7 @@ import hashlib
 import json
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,13 +141,24 @@ class Entry:
         files = {each: f"weights/{each}.safetensors" for each in self.members(entry) if entry.epochs}
         files = files or {entry.name: f"models/{entry.name}/{WEIGHTS}"}
 
+        inputs = {"config": run.identity(), "labels": labels, "training": self.rows}
+
+        def export(member: str, epoch: int) -> None:
+            file = files[member]
+            make = partial(run.export_epoch, epoch, self.folder / file)
+            self.stages.run(f"weights-{member}", inputs, [file], make)
+
         def train() -> None:
+            asked = dict(zip(files, entry.epochs, strict=False))
+            # Taken before the run goes on: one that is stopped often keeps too few checkpoints for all of them.
+            for member, epoch in asked.items():
+                if run.begun and run.has_epoch(epoch):
+                    export(member, epoch)
             run.run(self.rows if labels is None else labels)
             self._prepare()
-            for each, target in zip(entry.epochs, files.values(), strict=False):
-                run.export_epoch(each, self.folder / target)
+            for member, epoch in asked.items():
+                export(member, epoch)
 
-        inputs = {"config": run.identity(), "labels": labels, "training": self.rows}
         made = self._once(f"train-{entry.name}", inputs, list(files.values()), train)
         return Weights(self.folder / files[label], made.files[files[label]])
 

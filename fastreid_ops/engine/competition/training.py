@@ -137,21 +137,28 @@ class Training:
             request = Request(Path(self.entry.recipe).stem, read_recipe(self.entry.recipe), self.config)
         run.run(request)
 
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether the checkpoint after `epoch` epochs is there."""
+        return self._after(epoch) is not None
+
     def export_epoch(self, epoch: int, target: Path) -> None:
         """The weights after `epoch` epochs, from their checkpoint. Errors: CheckpointError if it is not there."""
-        folder = self.folder / "checkpoints"
-        for path in checkpoint.steps(folder):
-            content = checkpoint.read(path)
-            if (content["epoch"], content["batch"]) == (epoch, 0):
-                break
-        else:
+        content = self._after(epoch)
+        if content is None:
             raise checkpoint.CheckpointError(
-                f"models.{self.entry.name}: {folder}: got no checkpoint of epoch {epoch}, expected one; was the run "
-                "stopped so often that run.keep removed it?"
+                f"models.{self.entry.name}: {self.folder / 'checkpoints'}: got no checkpoint of epoch {epoch}, "
+                "expected one; was the run stopped so often that run.keep removed it?"
             )
         label_map = dict(content["label_map"])
         known = export.metadata(self.config, label_map, content["step"], content["ema"] is not None)
         export.write_weights(content["ema"] or content["model"], known, target)
+
+    def _after(self, epoch: int) -> dict[str, Any] | None:
+        for path in checkpoint.steps(self.folder / "checkpoints"):
+            content = checkpoint.read(path)
+            if (content["epoch"], content["batch"]) == (epoch, 0):
+                return content
+        return None
 
 
 def _of_its_own(item: EvalSet, config: Config) -> EvalSet:

@@ -264,6 +264,34 @@ def test_interrupted_and_gone_on(done, root, tmp_path, monkeypatch, where, capsy
     assert got == want
 
 
+def test_an_epoch_outlives_its_checkpoint(done, root, tmp_path, monkeypatch):
+    """A run that is stopped again and again keeps its last checkpoints only; what ranks was taken before."""
+    plan, entry = make_plan(root, tmp_path), tmp_path / "entry"
+    real, calls = training.run.method("naic").step, []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise Interrupted(15)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.run.method("naic"), "step", stop)
+        assert run(plan) == 128 + 15
+    assert not (entry / "weights").is_dir() or not list((entry / "weights").iterdir())
+    first = entry / "models/a/checkpoints/step-00000003.pt"
+    later = first.with_name("step-00000004.pt")
+    assert first.is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(training.run, "run", lambda _: (_ for _ in ()).throw(Interrupted(15)))
+        assert run(plan) == 128 + 15
+    assert [file.name for file in (entry / "weights").iterdir()] == ["a-epoch1.safetensors"]
+    assert later.is_file()
+    first.unlink()
+    assert run(plan) == 0
+    assert contents(entry) == contents(done[0])
+
+
 def test_taken_weights_rank_without_training(done, root, tmp_path, monkeypatch):
     monkeypatch.setattr(training.run, "run", _no_training)
     entry = done[0]
