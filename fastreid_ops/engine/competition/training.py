@@ -146,7 +146,7 @@ class Training:
         content = self._after(epoch)
         if content is None:
             raise checkpoint.CheckpointError(
-                f"models.{self.entry.name}: {self.folder / 'checkpoints'}: got no checkpoint of epoch {epoch}, "
+                f"models.{self.entry.name}: {self.folder / 'checkpoints'}: got no sound checkpoint of epoch {epoch}, "
                 "expected one; was the run stopped so often that run.keep removed it?"
             )
         label_map = dict(content["label_map"])
@@ -155,7 +155,10 @@ class Training:
 
     def _after(self, epoch: int) -> dict[str, Any] | None:
         for path in checkpoint.steps(self.folder / "checkpoints"):
-            content = checkpoint.read(path)
+            try:
+                content = checkpoint.read(path)
+            except checkpoint.CheckpointError:
+                continue  # a damaged one; going on with the run says so
             if (content["epoch"], content["batch"]) == (epoch, 0):
                 return content
         return None

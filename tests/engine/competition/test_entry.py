@@ -282,12 +282,15 @@ def test_an_epoch_outlives_its_checkpoint(done, root, tmp_path, monkeypatch):
     first = entry / "models/a/checkpoints/step-00000003.pt"
     later = first.with_name("step-00000004.pt")
     assert first.is_file()
+    damaged = first.with_name("step-00000009.pt")
+    damaged.write_bytes(b"x")
     with monkeypatch.context() as patch:
         patch.setattr(training.run, "run", lambda _: (_ for _ in ()).throw(Interrupted(15)))
         assert run(plan) == 128 + 15
     assert [file.name for file in (entry / "weights").iterdir()] == ["a-epoch1.safetensors"]
     assert later.is_file()
     first.unlink()
+    damaged.unlink()
     assert run(plan) == 0
     assert contents(entry) == contents(done[0])
 
