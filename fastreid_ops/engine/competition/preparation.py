@@ -37,6 +37,6 @@ def check_room(folder: Path, shapes: dict[str, tuple[int, int]]) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
-            f"folder: {folder}: got {free / 2**30:.1f} GiB free, expected {needed / 2**30:.1f} for {len(wanted)} "
+            f"folder: {folder}: got {free / 2**20:.1f} MiB free, expected {needed / 2**20:.1f} for {len(wanted)} "
             "matrices of distances"
         )

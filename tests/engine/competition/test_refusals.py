@@ -144,10 +144,10 @@ def test_a_model_that_this_machine_cannot_train(root, tmp_path, capsys, monkeypa
 
 def test_a_disk_without_room(root, tmp_path, monkeypatch, capsys):
     """Seen before any work from the sizes of all matrices: 3 rankings of 2 halves, 6 queries and 18 pictures each."""
-    needed = 3 * 2 * 6 * 18 * 4
+    needed = 3 * 2 * 6 * 18 * 4  # 2.5 KiB
     monkeypatch.setattr(preparation.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
     assert run(make_plan(root, tmp_path)) == 2
-    assert "GiB free, expected 0.0 for 6 matrices of distances" in capsys.readouterr().err
+    assert "got 0.0 MiB free, expected 0.0 for 6 matrices of distances" in capsys.readouterr().err
     assert {file.name for file in (tmp_path / "entry").iterdir()} <= {"log.txt", "run.lock"}
     preparation.check_room(tmp_path, {"x": (6, 18 * 6 - 1)})
     with pytest.raises(ConfigError, match="for 1 matrices"):
