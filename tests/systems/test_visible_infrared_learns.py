@@ -19,6 +19,7 @@ from fastreid_ops import models, train
 from fastreid_ops.config import from_dict
 from fastreid_ops.config.read import read_recipe
 from fastreid_ops.data.datasets import people
+from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.engine import setup
 from fastreid_ops.engine.methods import method
 from fastreid_ops.engine.optim import optimizer_step
@@ -65,26 +66,22 @@ def test_deen_around_a_small_transformer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "terms", "rise"),
-    [
-        ("people_wrim", {"id", "triplet", "cmkic"}, 1.5),
-        ("people_deen", {"id", "triplet", "cpm", "orthogonality"}, 1.5),
-        ("people_agw", {"id", "triplet"}, 1.5),
-    ],
+    ("recipe", "terms"), [("people_wrim", {"id", "triplet", "cmkic"}), ("people_agw", {"id", "triplet"})]
 )
-def test_the_residual_networks(recipe, terms, rise, tmp_path):
-    """MDINet, DEEN and AGW with one block a stage, on people of whom infrared light shows cut and shape only."""
+def test_the_residual_networks(recipe, terms, tmp_path):
+    """MDINet and AGW with one block a stage, on people of whom infrared light shows cut and shape only."""
     losses, before, after = learn(recipe, tmp_path / "run")
-    first, last = mean(losses[:10]), mean(losses[-20:])
+    first, last = mean(losses[:20]), mean(losses[-20:])
     assert first.keys() == terms
     assert last["id"] < 0.75 * first["id"]
     assert sum(last.values()) < 0.75 * sum(first.values())
     assert before.keys() == after.keys() == set(BOTH)
-    assert all(after[name] > rise * before[name] for name in BOTH), (before, after)
+    assert all(after[name] > 1.15 * before[name] for name in BOTH), (before, after)
+    assert sum(after.values()) > 1.3 * sum(before.values()), (before, after)
 
 
 class Small(nn.Module):
-    """Four convolutions, upper and lower half pooled apart, a neck."""
+    """Four convolutions for both modalities, upper and lower half pooled apart, a neck, and what CMKIC asks for."""
 
     def __init__(self, num_classes, width=32):
         super().__init__()
@@ -96,10 +93,14 @@ class Small(nn.Module):
         self.feature_dim = 2 * before
         self.neck = nn.BatchNorm1d(self.feature_dim)
         self.classifier = nn.Linear(self.feature_dim, num_classes, bias=False)
+        self.con_head = nn.Identity()
 
-    def forward(self, images):
+    def forward(self, images, mode=0):
         feature = self.neck(self.body(images))
-        return TrainOutput((self.classifier(feature),), (feature,)) if self.training else feature
+        if not self.training:
+            return feature
+        projection = nn.functional.normalize(self.con_head(feature))
+        return TrainOutput((self.classifier(feature),), (feature,), (), {"projection_b1": projection})
 
 
 @pytest.fixture
@@ -111,30 +112,35 @@ def small_network(monkeypatch):
 
 
 def test_pairs_teach_more_than_one_modality(small_network, tmp_path):
-    """One network, as many steps on as many images, tested across the modalities: visible images alone against both."""
-    options = read_recipe("people_agw")["data"]["options"]
-    everything = people.read(None, **options)
-    results = {}
-    for arm in ("pairs", "visible"):
-        rows = [
-            row
-            for row, split in enumerate(everything.split)
-            if arm == "pairs" or split != "train" or everything.modality[row] == "visible"
-        ]
-        file = tmp_path / f"{arm}.csv"
-        everything.take(rows).write_csv(file, absolute=True)
-        # An epoch of visible images alone is half as long.
-        share = 1 if arm == "pairs" else 2
-        changed = {"data.dataset": file, "data.options": "{}", "model.name": "two_modalities_small"}
-        changed |= {"model.options": "{}", "train.method": "identity", "loss.triplet": 0, "data.sampler": "pk"}
-        changed |= {"optim.lr": 2e-3, "train.epochs": 7 * share, "schedule.warmup_epochs": 0.5 * share}
-        losses, before, after = learn("people_agw", tmp_path / arm, **changed)
-        results[arm] = len(losses), sum(before.values()), sum(after.values())
-    (steps, untrained, pairs), (others, same, visible) = results["pairs"], results["visible"]
-    assert abs(steps - others) <= 0.05 * steps
+    """One network, WRIM-Net's terms, as many steps on as many pictures: with visible pictures in both halves of a batch
+    against pairs. Both are tested across the modalities.
+    """
+    everything = people.read(None, **read_recipe("people_wrim")["data"]["options"])
+    pictures = everything.columns()
+    visible = [
+        row
+        for row, split in enumerate(everything.split)
+        if split != "train" or everything.modality[row] == "visible"
+    ]
+    halves = list(everything.modality)
+    for row in visible:
+        if everything.split[row] == "train" and everything.frame[row] % 2:
+            halves[row] = "infrared"  # the half of the batch, not what the camera was
+    alone = Manifest(everything.root, **{**pictures, "modality": halves}).take(visible)
+    found = {}
+    for arm, manifest in (("pairs", everything), ("visible", alone)):
+        manifest.write_csv(tmp_path / f"{arm}.csv", absolute=True)
+        changed = {"data.dataset": tmp_path / f"{arm}.csv", "data.options": "{}"}
+        changed |= {"model.name": "two_modalities_small", "model.options": "{}", "loss.triplet": 0}
+        # An epoch of half the pictures is half as long.
+        changed |= {"optim.lr": 2e-3, "train.epochs": 6 if arm == "pairs" else 12}
+        losses, before, after = learn("people_wrim", tmp_path / arm, **changed)
+        found[arm] = len(losses), sum(before.values()), sum(after.values())
+    (steps, untrained, pairs), (others, same, single) = found["pairs"], found["visible"]
+    assert 0.95 * steps < others < 1.05 * steps
     assert untrained == same
-    assert pairs > 1.15 * visible, results
-    assert pairs > 1.15 * untrained, results
+    assert pairs > 1.4 * untrained, found
+    assert pairs > 1.3 * single, found
 
 
 @pytest.mark.parametrize(
