@@ -125,7 +125,7 @@ def test_pairs_teach_more_than_one_modality(small_network, tmp_path):
     halves = list(everything.modality)
     for row in visible:
         if everything.split[row] == "train" and everything.frame[row] % 2:
-            halves[row] = "infrared"  # the half of the batch, not what the camera was
+            halves[row] = "infrared"  # the half of the batch (greyed less often), not what the camera was
     alone = Manifest(everything.root, **{**pictures, "modality": halves}).take(visible)
     found = {}
     for arm, manifest in (("pairs", everything), ("visible", alone)):
@@ -139,8 +139,8 @@ def test_pairs_teach_more_than_one_modality(small_network, tmp_path):
     (steps, untrained, pairs), (others, same, single) = found["pairs"], found["visible"]
     assert 0.95 * steps < others < 1.05 * steps
     assert untrained == same
-    assert pairs > 1.4 * untrained, found
-    assert pairs > 1.3 * single, found
+    assert pairs > 1.2 * untrained, found
+    assert pairs > 1.25 * single, found
 
 
 @pytest.mark.parametrize(
