@@ -4,16 +4,19 @@ TPAMI 2022), in the form of its public code."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastreid_ops.layers.non_local import NonLocal
+from fastreid_ops.models.backbones.resnet import RESNET50
 from fastreid_ops.models.output import TrainOutput
 from fastreid_ops.models.two_stream import TwoStream
 from fastreid_ops.ops import _checks as check
 
-# Stage: the blocks that a non-local block follows.
-NON_LOCAL = {2: (2, 3), 3: (3, 4, 5)}
+# Stage: how many of its last blocks a non-local block follows.
+NON_LOCAL = {2: 2, 3: 3}
 
 
 class AGW(TwoStream):
@@ -29,9 +32,11 @@ class AGW(TwoStream):
         pool_power: p of the pooling mean(x^p)^(1/p); 1 for the plain mean.
         neck_feature: ``"after"`` or ``"before"``, where the evaluation feature is taken.
         unused_copies: see `TwoStream`; 71,365,839 parameters with 395 identities.
+        blocks: number of blocks of the four stages, ResNet-50's; fewer for small data and tests.
 
     Raises:
-        ValueError: pool_power not positive, an unknown neck_feature, another mode, an odd batch with mode 0.
+        ValueError: blocks other than four numbers from 1, pool_power not positive, an unknown neck_feature, another
+            mode, an odd batch with mode 0.
     """
 
     feature_dim = 2048
@@ -44,24 +49,25 @@ class AGW(TwoStream):
         pool_power: float = 3.0,
         neck_feature: str = "after",
         unused_copies: bool = False,
+        blocks: Sequence[int] = RESNET50,
     ) -> None:
         check.choice("AGW", "neck_feature", neck_feature, ("after", "before"))
         if not pool_power > 0:
             raise ValueError(check.message("AGW", "pool_power", pool_power, "a number above 0"))
-        super().__init__(stages=4, unused_copies=unused_copies)
+        super().__init__(stages=4, unused_copies=unused_copies, blocks=blocks)
         self.pool_power, self.neck_feature = float(pool_power), neck_feature
         if non_local:
-            for stage, after in NON_LOCAL.items():
-                self.add_module(f"NL_{stage}", nn.ModuleList(NonLocal(128 * 2**stage) for _ in after))
+            for stage, last in NON_LOCAL.items():
+                count = min(last, blocks[stage - 1])
+                self.add_module(f"NL_{stage}", nn.ModuleList(NonLocal(128 * 2**stage) for _ in range(count)))
         self._finish(self.feature_dim, num_classes)
 
     def _stage(self, number: int, x: Tensor) -> Tensor:
-        extra = iter(getattr(self, f"NL_{number}", ()))
-        for index, block in enumerate(self.stage(number)):
+        blocks, extra = self.stage(number), getattr(self, f"NL_{number}", ())
+        for index, block in enumerate(blocks, start=len(extra) - len(blocks)):
             x = block(x)
-            if index in NON_LOCAL.get(number, ()):
-                follower = next(extra, None)
-                x = x if follower is None else follower(x)
+            if index >= 0:
+                x = extra[index](x)
         return x
 
     def embed(self, images: Tensor, mode: int = 0) -> tuple[Tensor, Tensor]:

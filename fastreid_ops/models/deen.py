@@ -4,12 +4,14 @@ visible-infrared person re-identification", CVPR 2023), in the form of its publi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor
 
 from fastreid_ops.layers.embedding_expansion import DEE
 from fastreid_ops.layers.feature_aggregation import MFA
+from fastreid_ops.models.backbones.resnet import RESNET50
 from fastreid_ops.models.output import TrainOutput
 from fastreid_ops.models.two_stream import TwoStream, check_ranking, ranking_feature
 from fastreid_ops.ops import _checks as check
@@ -40,10 +42,11 @@ class DEEN(TwoStream):
         pool_weight: share of the features before the neck in the sum of ``"all"``, in [0, 1]. The published script adds
             them equally, 0.5; its alternative is 0.1.
         unused_copies: see `TwoStream`; 89,044,320 parameters instead of 42,037,792 with 395 identities.
+        blocks: number of blocks of the four stages, ResNet-50's; fewer for small data and tests.
 
     Raises:
-        ValueError: stages other than 3 or 4, an unknown test_feature, pool_weight outside [0, 1], another mode, an odd
-            batch with mode 0, an image whose maps do not go together.
+        ValueError: stages other than 3 or 4, blocks other than four numbers from 1, an unknown test_feature,
+            pool_weight outside [0, 1], another mode, an odd batch with mode 0, an image whose maps do not go together.
     """
 
     groups = 3  # features of an image
@@ -57,11 +60,12 @@ class DEEN(TwoStream):
         test_feature: str = "all",
         pool_weight: float = 0.5,
         unused_copies: bool = False,
+        blocks: Sequence[int] = RESNET50,
     ) -> None:
         if stages not in (3, 4):
             raise ValueError(check.message("DEEN", "stages", stages, "3 or 4"))
         check_ranking("DEEN", test_feature, pool_weight)
-        super().__init__(stages=stages, unused_copies=unused_copies)
+        super().__init__(stages=stages, unused_copies=unused_copies, blocks=blocks)
         self.stages, self.test_feature, self.pool_weight = stages, test_feature, float(pool_weight)
         channels = 128 * 2**stages
         self.DEE = DEE(channels // 2, dropout=dropout)

@@ -7,6 +7,8 @@ tree does not say how the layers are joined and no code is public, so each such 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,20 +71,29 @@ class ResNet_MDI(nn.Module):
 
     (B, 3, H, W), H and W multiples of 16 -> maps ``layer2_out`` (B, 512, H/8, W/8), before its interaction, and
     ``layer3_out`` (B, 1024, H/16, W/16) and ``layer4_out`` (B, 2048, H/16, W/16), after theirs. The pooling of the stem
-    has no padding and rounds up. ``mode`` as in `MDI_sep`, ``mdi_form`` as in `MDI`, ``attn_residual`` as in `MHSA`.
+    has no padding and rounds up. ``mode`` as in `MDI_sep`, ``mdi_form`` as in `MDI`, ``attn_residual`` as in `MHSA`;
+    ``blocks`` are those of the four stages.
 
     Raises:
-        ValueError: images of another size; an unknown mode; an odd batch with mode 0.
+        ValueError: images of another size; an unknown mode; an odd batch with mode 0; blocks other than four numbers
+            from 1.
     """
 
-    def __init__(self, *, mdi_form: str = "residual", attn_residual: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        mdi_form: str = "residual",
+        attn_residual: bool = True,
+        blocks: Sequence[int] = resnet.RESNET50,
+    ) -> None:
         super().__init__()
+        resnet.check_blocks("ResNet_MDI", blocks)
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = BatchNorm(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
         stages = resnet.residual_stages(
-            64, resnet.RESNET50, block=Bottleneck, last_stride=1, plan=_plan, shortcut=_shortcut
+            64, blocks, block=Bottleneck, last_stride=1, plan=_plan, shortcut=_shortcut
         )
         for number, stage in enumerate(stages, start=1):
             self.add_module(f"layer{number}", stage)
@@ -189,9 +200,11 @@ class MDINet(nn.Module):
         projection_from, normalise_projection: see `ConEmbeddingHead`.
         parts: what b11 and b12 see: ``"halves"`` of the map, or the ``"whole"`` of it.
         test_feature: ``"all"``, ``"b1"`` or ``"b1+parts"``.
+        blocks: number of blocks of the four stages, ResNet-50's in the source; fewer for small data and tests.
 
     Raises:
-        ValueError: an unknown choice; images of another size; a mode other than 0, 1, 2; an odd batch with mode 0.
+        ValueError: an unknown choice; blocks other than four numbers from 1; images of another size; a mode other than
+            0, 1, 2; an odd batch with mode 0.
     """
 
     def __init__(
@@ -205,12 +218,13 @@ class MDINet(nn.Module):
         normalise_projection: bool = True,
         parts: str = "halves",
         test_feature: str = "all",
+        blocks: Sequence[int] = resnet.RESNET50,
     ) -> None:
         super().__init__()
         check.choice("MDINet", "parts", parts, PARTS)
         check.choice("MDINet", "test_feature", test_feature, TEST_FEATURES)
         self.part_maps, self.test_feature = parts, test_feature
-        self.backbone = ResNet_MDI(mdi_form=mdi_form, attn_residual=attn_residual)
+        self.backbone = ResNet_MDI(mdi_form=mdi_form, attn_residual=attn_residual, blocks=blocks)
         for name, channels in (("b1", 2048), ("b11", 2048), ("b12", 2048), ("b2", 1024)):
             head = ConEmbeddingHead(
                 channels,

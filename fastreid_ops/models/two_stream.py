@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastreid_ops.models.backbones.resnet import RESNET50, ResNet, residual_stages
+from fastreid_ops.models.backbones.resnet import RESNET50, ResNet, check_blocks, residual_stages
 from fastreid_ops.models.initialise import initialise
 from fastreid_ops.ops import _checks as check
 
@@ -77,13 +78,15 @@ class TwoStream(nn.Module):
     Args:
         stages: how many of the four stages run.
         unused_copies: see above.
+        blocks: number of blocks of the four stages; fewer than ResNet-50's for small data and tests.
     """
 
-    def __init__(self, *, stages: int, unused_copies: bool) -> None:
+    def __init__(self, *, stages: int, unused_copies: bool, blocks: Sequence[int] = RESNET50) -> None:
         super().__init__()
         check.flag(type(self).__name__, "unused_copies", unused_copies)
+        check_blocks(type(self).__name__, blocks)
         thermal, visible, base = (
-            ResNet(RESNET50, last_stride=1) if unused_copies else part
+            ResNet(blocks, last_stride=1) if unused_copies else part
             for part in (
                 _stem(),
                 _stem(),
@@ -91,7 +94,7 @@ class TwoStream(nn.Module):
                     {
                         f"layer{number}": stage
                         for number, stage in enumerate(
-                            residual_stages(64, RESNET50, last_stride=1)[:stages], start=1
+                            residual_stages(64, blocks, last_stride=1)[:stages], start=1
                         )
                     }
                 ),

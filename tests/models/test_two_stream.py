@@ -239,3 +239,22 @@ def test_bad_images(images, mode, message):
         model = create_model("agw", 5).eval()
         with pytest.raises(ValueError, match=re.escape(message)):
             model(images, mode)
+
+
+@pytest.mark.parametrize("name", ["agw", "deen_sysu", "deen_regdb", "mdinet"])
+def test_fewer_blocks(name):
+    """Named as the first blocks of the whole network, with the other parts; a non-local block for each of the last."""
+    whole, small = create_model(name, 5), create_model(name, 5, blocks=[1, 2, 1, 1])
+    entries = {key: value.shape for key, value in small.state_dict().items()}
+    assert entries.items() <= {key: value.shape for key, value in whole.state_dict().items()}.items()
+    kept = {re.sub(r"layer(\d)\.(\d)\..*", r"layer\1.\2", key) for key in entries if ".layer" in key}
+    assert sorted(re.findall(r"layer(\d\.\d)", " ".join(sorted(kept)))) == [
+        place for place in ("1.0", "2.0", "2.1", "3.0", "4.0") if name != "deen_regdb" or place != "4.0"
+    ]
+    if name == "agw":
+        assert (len(whole.NL_2), len(whole.NL_3), len(small.NL_2), len(small.NL_3)) == (2, 3, 2, 1)
+    small.train()(torch.randn(4, 3, 64, 32)).logits[0].sum().backward()
+    with pytest.raises(ValueError, match=r"blocks: got \[1, 1\], expected four whole numbers from 1"):
+        create_model(name, 5, blocks=[1, 1])
+    with pytest.raises(ValueError, match="blocks: got"):
+        create_model(name, 5, blocks=[1, 1, 1, 0])

@@ -176,6 +176,15 @@ def residual_stages(
     return stages
 
 
+def check_blocks(model: str, blocks: object) -> None:
+    """Refuse anything but the numbers of blocks of four stages, whole numbers from 1."""
+    good = isinstance(blocks, Sequence) and len(blocks) == 4
+    if not good or any(
+        isinstance(count, bool) or not isinstance(count, int) or count < 1 for count in blocks
+    ):
+        raise ValueError(f"{model}: blocks: got {blocks!r}, expected four whole numbers from 1")
+
+
 class ResNet(nn.Module):
     """Image (B, 3, H, W) -> feature map (B, ``out_channels``, H / 32, W / 32), or H / 16, W / 16 with last_stride 1.
 
