@@ -15,14 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from fastreid_ops.data.batch import Batch
+from fastreid_ops.data.by_modality import ByModality
 from fastreid_ops.data.columns import clothes_labels, modality_codes, tracklet_numbers
 from fastreid_ops.data.images import DECODE_ERRORS, BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.data.samplers import Batches, TrackletBatches
-from fastreid_ops.data.transforms import ByModality, EvalTransform
+from fastreid_ops.data.transforms import EvalTransform
 
 # Seconds without a batch from a worker before the loader gives up with the names of the files it waits for.
 TIMEOUT = 300.0
@@ -74,22 +76,31 @@ class _Reader(Dataset):
         except BadImageError as error:
             return error
 
-    def _pixels(self, row: int) -> np.ndarray | BadImageError:
-        return self.cache[row] if self.cache is not None else self._load(row)
+    def _picture(self, row: int) -> Image.Image | np.ndarray | BadImageError:
+        if self.cache is not None:
+            return self.cache[row]
+        try:
+            return read_image(self.files[row])
+        except BadImageError as error:
+            return error
 
     def _transform(
         self,
         row: int,
-        pixels: np.ndarray,
+        picture: Image.Image | np.ndarray,
         rng: np.random.Generator | None,
         pool: list[np.ndarray],
-    ) -> np.ndarray:
+        out: np.ndarray,
+    ) -> None:
         try:
             transform = self._of(row)
-            return transform(pixels, rng, pool) if self._needs_pool(row) else transform(pixels, rng)
+            more = (pool,) if self._needs_pool(row) else ()
+            written = transform(picture, rng, *more, out=out)
         except DECODE_ERRORS as error:
             name = f"{type(error).__name__}: {error}"
             raise RuntimeError(f"loader: transform: failed on {self.files[row]}: {name}") from error
+        if written is not out:
+            out[...] = written
 
     def _of(self, row: int) -> EvalTransform:
         if isinstance(self.transform, ByModality):
@@ -103,10 +114,14 @@ class _Reader(Dataset):
         """All images of a batch that patches are cut in, each read once; nothing for any other batch."""
         if not any(self._needs_pool(row) for row in task.rows):
             return {}
-        return {row: self._pixels(row) for row in dict.fromkeys(task.rows)}
+        return {
+            row: self._load(row) if self.cache is None else self.cache[row]
+            for row in dict.fromkeys(task.rows)
+        }
 
     def __getitem__(self, task: _Task) -> _Result:
-        images, rows, bad = [], [], []
+        images = _room(len(task.rows), self.transform.height, self.transform.width)
+        places, rows, bad = images.numpy(), [], []
         # Patches come from the batch itself: what is pasted follows from the batch, whoever reads it.
         held = self._read(task)
         pool = [pixels for pixels in held.values() if not isinstance(pixels, BadImageError)]
@@ -114,31 +129,38 @@ class _Reader(Dataset):
             rng = None
             if task.seeds is not None:
                 rng = np.random.default_rng(np.random.SeedSequence(task.seeds[slot]))
-            pixels = held[row] if held else self._pixels(row)
-            if isinstance(pixels, BadImageError):
-                bad.append((pixels.path, pixels.reason))
+            picture = held[row] if held else self._picture(row)
+            if isinstance(picture, BadImageError):
+                bad.append((picture.path, picture.reason))
                 if rng is not None and self.stand_ins is not None:
-                    row, pixels = self._stand_in(row, rng, bad)
-            if not isinstance(pixels, BadImageError):
-                images.append(self._transform(row, pixels, rng, pool))
+                    row, picture = self._stand_in(row, rng, bad)
+            if not isinstance(picture, BadImageError):
+                self._transform(row, picture, rng, pool, places[len(rows)])
                 rows.append(row)
             elif self.keep_size:
-                images.append(np.zeros((3, self.transform.height, self.transform.width), dtype=np.float32))
+                places[len(rows)] = 0
                 rows.append(row)
-        shape = (0, 3, self.transform.height, self.transform.width)
-        stacked = np.stack(images) if images else np.empty(shape, dtype=np.float32)
-        return _Result(torch.from_numpy(stacked), rows, bad)
+        return _Result(images[: len(rows)], rows, bad)
 
     def _stand_in(
         self, row: int, rng: np.random.Generator, bad: list[tuple[str, str]]
-    ) -> tuple[int, np.ndarray | BadImageError]:
+    ) -> tuple[int, Image.Image | np.ndarray | BadImageError]:
         others = [other for other in self.same[self.stand_ins[row]] if other != row]
         for place in rng.permutation(len(others)).tolist():
-            pixels = self._pixels(others[place])
-            if not isinstance(pixels, BadImageError):
-                return others[place], pixels
-            bad.append((pixels.path, pixels.reason))
+            picture = self._picture(others[place])
+            if not isinstance(picture, BadImageError):
+                return others[place], picture
+            bad.append((picture.path, picture.reason))
         return row, BadImageError(self.files[row], "bad, and no other image of its identity can be read")
+
+
+def _room(count: int, height: int, width: int) -> torch.Tensor:
+    """A batch to write into; in a worker, memory that the calling process sees without a copy."""
+    size = (count, 3, height, width)
+    if get_worker_info() is None or not count:
+        return torch.empty(size)
+    storage = torch.UntypedStorage._new_shared(4 * count * 3 * height * width)
+    return torch.empty(0).set_(storage, 0, size)
 
 
 class _Loader:
@@ -221,7 +243,8 @@ class TrainLoader(_Loader):
         manifest: rows to train on.
         labels: class label of every row, 0 ... n-1.
         batches: a sampler such as `PKBatches` over the same rows.
-        transform: such as `TrainTransform`, called as transform(image, rng), or a `ByModality` of two.
+        transform: such as `TrainTransform`, called as transform(image, rng, out=place in the batch), or a
+            `ByModality` of two.
         seed: whole number from 0; with the epoch, the step and the place in the batch it fixes every
             augmentation.
         workers: processes that read ahead; 0 reads in this process. Changes the speed and nothing else.

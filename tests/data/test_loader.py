@@ -209,12 +209,12 @@ class Fails(TrainTransform):
     corner: tuple[int, ...] = ()
     kill: bool = False
 
-    def __call__(self, image, rng=None):
-        if tuple(image[0, 0]) == self.corner:
+    def __call__(self, image, rng=None, *, out=None):
+        if tuple(self.resize(image)[0, 0]) == self.corner:
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise IndexError("a mistake in a transform")
-        return super().__call__(image, rng)
+        return super().__call__(image, rng, out=out)
 
 
 @pytest.mark.timeout(60)

@@ -13,11 +13,12 @@ from PIL import Image
 
 from fastreid_ops.data import columns
 from fastreid_ops.data import loader as loader_module
+from fastreid_ops.data.by_modality import ByModality
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.data.samplers import PairedBatches, TrackletBatches
-from fastreid_ops.data.transforms import ByModality, EvalTransform, TrainTransform
+from fastreid_ops.data.transforms import EvalTransform, TrainTransform
 
 ROWS = [(pid, side, frame) for pid in range(4) for side in (0, 1) for frame in range(3)]
 
