@@ -194,17 +194,20 @@ class _Loader:
         results = iter(self._data_loader(tasks)) if self.workers else map(self._reader.__getitem__, tasks)
         try:
             for task in tasks:
-                try:
-                    result = next(results)
-                except RuntimeError as error:
-                    if self.workers:
-                        _forget_frames(error)
-                    raise self._failure(task, error) from error
-                yield finish(task, result)
+                # Under no name here: the caller's batch would live on while the next one is made.
+                yield finish(task, self._next(results, task))
         finally:
             # The last reference must go here. Left to the cyclic garbage collector, the iterator loses its
             # queues before it can tell its workers to stop, and then waits five seconds for each of them.
             results = None
+
+    def _next(self, results: Iterator[_Result], task: _Task) -> _Result:
+        try:
+            return next(results)
+        except RuntimeError as error:
+            if self.workers:
+                _forget_frames(error)
+            raise self._failure(task, error) from error
 
     def _data_loader(self, tasks: Sequence[_Task]) -> DataLoader:
         # A batch is one item of the data set, so that torch neither collates nor reorders anything.
@@ -380,7 +383,8 @@ class EvalLoader(_Loader):
         begin, end = (batches * edge // parts for edge in (number, number + 1))
         starts = range(begin * self.batch_size, min(end * self.batch_size, count), self.batch_size)
         tasks = [_Task(list(range(start, min(start + self.batch_size, count))), None) for start in starts]
-        return (batch for batch in self._run(tasks, self._finish) if len(batch.paths))
+        # Not a loop, whose variable would keep each batch until the next one is there.
+        yield from filter(_has_images, self._run(tasks, self._finish))
 
     def _finish(self, task: _Task, result: _Result) -> Batch:
         for path, reason in result.bad:
@@ -394,6 +398,10 @@ def _forget_frames(error: BaseException | None) -> None:
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__
+
+
+def _has_images(batch: Batch) -> bool:
+    return len(batch.paths) > 0
 
 
 def _as_it_is(result: _Result) -> _Result:

@@ -275,3 +275,23 @@ def test_wrong_arguments_are_refused(manifest: Manifest):
         EvalLoader(manifest, EvalTransform(32, 16), 4, labels=[0])
     with pytest.raises(ValueError, match="EvalLoader: manifest: got no rows"):
         EvalLoader(manifest.take([]), EvalTransform(32, 16), 4)
+
+
+def test_batches_of_workers_lie_in_shared_memory(manifest: Manifest):
+    """Written there by the worker: queues carry a handle, not the images."""
+    for workers in (0, 1):
+        first = next(iter(EvalLoader(manifest, EvalTransform(32, 16), 7, workers=workers)))
+        assert first.images.is_shared() == bool(workers)
+        assert first.images.untyped_storage().nbytes() == 7 * 3 * 32 * 16 * 4
+
+
+class OfItsOwn(EvalTransform):
+    """Gives an array of its own instead of writing where it is told to."""
+
+    def __call__(self, image, rng=None, *, out=None):
+        return super().__call__(image, rng)
+
+
+def test_a_transform_may_return_an_array_of_its_own(manifest: Manifest):
+    usual = digest(EvalLoader(manifest, EvalTransform(32, 16), 7))
+    assert digest(EvalLoader(manifest, OfItsOwn(32, 16), 7)) == usual
