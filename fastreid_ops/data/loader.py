@@ -8,6 +8,7 @@ process.
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,22 +24,27 @@ from fastreid_ops.data.by_modality import ByModality
 from fastreid_ops.data.columns import clothes_labels, modality_codes, tracklet_numbers
 from fastreid_ops.data.images import DECODE_ERRORS, BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.rooms import Rooms, shared
 from fastreid_ops.data.samplers import Batches, TrackletBatches
 from fastreid_ops.data.transforms import EvalTransform
 
 # Seconds without a batch from a worker before the loader gives up with the names of the files it waits for.
 TIMEOUT = 300.0
+# Batches that each worker has been told to make; torch's default.
+PREFETCHED = 2
 
 
 class _Task(NamedTuple):
     rows: list[int]
     seeds: list[tuple[int, ...]] | None
+    room: int | None = None
 
 
 class _Result(NamedTuple):
-    images: torch.Tensor
+    images: torch.Tensor | None
     rows: list[int]
     bad: list[tuple[str, str]]
+    room: int | None
 
 
 class _Reader(Dataset):
@@ -62,6 +68,7 @@ class _Reader(Dataset):
         self.stand_ins = stand_ins
         self.keep_size = keep
         self.cache: dict[int, np.ndarray | BadImageError] | None = None
+        self.rooms: list[torch.Tensor] = []
         for row, label in enumerate(stand_ins or ()):
             self.same.setdefault(label, []).append(row)
 
@@ -120,7 +127,7 @@ class _Reader(Dataset):
         }
 
     def __getitem__(self, task: _Task) -> _Result:
-        images = _room(len(task.rows), self.transform.height, self.transform.width)
+        images = self._place_for(task)
         places, rows, bad = images.numpy(), [], []
         # Patches come from the batch itself: what is pasted follows from the batch, whoever reads it.
         held = self._read(task)
@@ -140,7 +147,19 @@ class _Reader(Dataset):
             elif self.keep_size:
                 places[len(rows)] = 0
                 rows.append(row)
-        return _Result(images[: len(rows)], rows, bad)
+        if task.room is not None:
+            return _Result(None, rows, bad, task.room)
+        return _Result(images[: len(rows)], rows, bad, None)
+
+    def size(self, rows: int) -> tuple[int, int, int, int]:
+        return rows, 3, self.transform.height, self.transform.width
+
+    def _place_for(self, task: _Task) -> torch.Tensor:
+        """A batch to write into; in a worker, memory that the calling process sees without a copy."""
+        if task.room is not None:
+            return self.rooms[task.room][: len(task.rows)]
+        size = self.size(len(task.rows))
+        return torch.empty(size) if get_worker_info() is None else shared(size)
 
     def _stand_in(
         self, row: int, rng: np.random.Generator, bad: list[tuple[str, str]]
@@ -152,15 +171,6 @@ class _Reader(Dataset):
                 return others[place], picture
             bad.append((picture.path, picture.reason))
         return row, BadImageError(self.files[row], "bad, and no other image of its identity can be read")
-
-
-def _room(count: int, height: int, width: int) -> torch.Tensor:
-    """A batch to write into; in a worker, memory that the calling process sees without a copy."""
-    size = (count, 3, height, width)
-    if get_worker_info() is None or not count:
-        return torch.empty(size)
-    storage = torch.UntypedStorage._new_shared(4 * count * 3 * height * width)
-    return torch.empty(0).set_(storage, 0, size)
 
 
 class _Loader:
@@ -191,31 +201,50 @@ class _Loader:
     def _run(self, tasks: Sequence[_Task], finish: Callable[[_Task, _Result], Batch]) -> Iterator[Batch]:
         if self.cache_images and self._reader.cache is None:
             self._reader.fill_cache(max(self.workers, 1))
-        results = iter(self._data_loader(tasks)) if self.workers else map(self._reader.__getitem__, tasks)
+        rooms = self._rooms(tasks)
+        if rooms is None:
+            results = map(self._reader.__getitem__, tasks)
+        else:
+            results = iter(self._data_loader(tasks, rooms))
         try:
             for task in tasks:
                 # Under no name here: the caller's batch would live on while the next one is made.
-                yield finish(task, self._next(results, task))
+                yield finish(task, self._next(results, task, rooms))
         finally:
             # The last reference must go here. Left to the cyclic garbage collector, the iterator loses its
             # queues before it can tell its workers to stop, and then waits five seconds for each of them.
             results = None
 
-    def _next(self, results: Iterator[_Result], task: _Task) -> _Result:
+    def _rooms(self, tasks: Sequence[_Task]) -> Rooms | None:
+        """For every batch that the workers have been told to make, the one asked for and the one before it."""
+        if not self.workers:
+            return None
+        rows = max((len(task.rows) for task in tasks), default=0)
+        count = min(len(tasks), self.workers * PREFETCHED + 2)
+        return Rooms(count if rows else 0, self._reader.size(rows))
+
+    def _next(self, results: Iterator[_Result], task: _Task, rooms: Rooms | None) -> _Result:
         try:
-            return next(results)
+            result = next(results)
+            if rooms is None or result.room is None:
+                return result
+            return result._replace(images=rooms.hand_out(result.room, len(result.rows)))
         except RuntimeError as error:
             if self.workers:
                 _forget_frames(error)
             raise self._failure(task, error) from error
 
-    def _data_loader(self, tasks: Sequence[_Task]) -> DataLoader:
+    def _data_loader(self, tasks: Sequence[_Task], rooms: Rooms) -> DataLoader:
+        reader = copy.copy(self._reader)
+        reader.rooms = rooms.tensors
         # A batch is one item of the data set, so that torch neither collates nor reorders anything.
         return DataLoader(
-            self._reader,
+            reader,
             batch_size=None,
-            sampler=tasks,
+            # Asked for a task when a worker gets it: by then rooms are free again.
+            sampler=(task._replace(room=rooms.take()) for task in tasks),
             num_workers=self.workers,
+            prefetch_factor=PREFETCHED,
             collate_fn=_as_it_is,
             timeout=TIMEOUT,
             # A generator of its own: the default would draw from, and so change, torch's global random state.

@@ -8,6 +8,7 @@ import hashlib
 import os
 import signal
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from fastreid_ops.data import loader as loader_module
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.rooms import Rooms
 from fastreid_ops.data.samplers import PKBatches, ShuffledBatches
 from fastreid_ops.data.transforms import EvalTransform, TrainTransform
 
@@ -277,12 +279,43 @@ def test_wrong_arguments_are_refused(manifest: Manifest):
         EvalLoader(manifest.take([]), EvalTransform(32, 16), 4)
 
 
-def test_batches_of_workers_lie_in_shared_memory(manifest: Manifest):
-    """Written there by the worker: queues carry a handle, not the images."""
-    for workers in (0, 1):
-        first = next(iter(EvalLoader(manifest, EvalTransform(32, 16), 7, workers=workers)))
-        assert first.images.is_shared() == bool(workers)
-        assert first.images.untyped_storage().nbytes() == 7 * 3 * 32 * 16 * 4
+def addresses(loader: EvalLoader, kept: list) -> set[int]:
+    return {batch.images.data_ptr() for batch in loader if kept.append(batch.images[-1:]) is None}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_of_workers_share_a_few_rooms(manifest: Manifest, workers: int):
+    loader = EvalLoader(manifest, EvalTransform(32, 16), 2, workers=workers)
+    assert len(loader) == 15
+    assert len(addresses(loader, deque(maxlen=1))) <= 2 * workers + 2
+
+
+def test_a_room_is_not_used_again_while_any_part_of_a_batch_is_held(manifest: Manifest):
+    expected = torch.cat([batch.images for batch in EvalLoader(manifest, EvalTransform(32, 16), 2)])
+    kept = []
+    assert len(addresses(EvalLoader(manifest, EvalTransform(32, 16), 2, workers=2), kept)) == 15
+    assert torch.equal(torch.cat(kept), expected[1::2])
+    every_third = []
+    for step, batch in enumerate(EvalLoader(manifest, EvalTransform(32, 16), 2, workers=1)):
+        if step % 3 == 0:
+            every_third.append(batch.images.numpy()[0, ::2])
+    assert np.array_equal(np.stack(every_third), expected[::6, ::2].numpy())
+
+
+def test_rooms_come_back_with_the_last_view():
+    rooms = Rooms(2, (3, 4))
+    first, second = rooms.take(), rooms.take()
+    assert {first, second} == {0, 1}
+    assert rooms.take() is None
+    rooms.tensors[first].fill_(7)
+    batch = rooms.hand_out(first, 2)
+    assert batch.tolist() == [[7.0] * 4] * 2
+    assert batch.data_ptr() == rooms.tensors[first].data_ptr()
+    view = batch[1].numpy()[1:]
+    del batch
+    assert rooms.take() is None
+    del view
+    assert rooms.take() == first
 
 
 class OfItsOwn(EvalTransform):
