@@ -11,20 +11,17 @@ from __future__ import annotations
 import copy
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from fastreid_ops.data.batch import Batch
 from fastreid_ops.data.by_modality import ByModality
-from fastreid_ops.data.columns import clothes_labels, modality_codes, tracklet_numbers
-from fastreid_ops.data.images import DECODE_ERRORS, BadImageError, BadImagePolicy, read_image
+from fastreid_ops.data.columns import clothes_labels, tracklet_numbers
+from fastreid_ops.data.images import BadImageError, BadImagePolicy
 from fastreid_ops.data.manifest import Manifest
-from fastreid_ops.data.rooms import Rooms, shared
+from fastreid_ops.data.reader import Reader, Result, Task
+from fastreid_ops.data.rooms import Rooms
 from fastreid_ops.data.samplers import Batches, TrackletBatches
 from fastreid_ops.data.transforms import EvalTransform
 
@@ -34,152 +31,13 @@ TIMEOUT = 300.0
 PREFETCHED = 2
 
 
-class _Task(NamedTuple):
-    rows: list[int]
-    seeds: list[tuple[int, ...]] | None
-    room: int | None = None
-
-
-class _Result(NamedTuple):
-    images: torch.Tensor | None
-    rows: list[int]
-    bad: list[tuple[str, str]]
-    room: int | None
-
-
-class _Reader(Dataset):
-    """Turns a task into images, in whichever process it runs."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        transform: EvalTransform | ByModality,
-        stand_ins: list[Hashable] | None,
-        keep: bool,
-    ) -> None:
-        self.files = [manifest.file(row) for row in range(len(manifest))]
-        self.transform = transform
-        self.modality = modality_codes(manifest)
-        if isinstance(transform, ByModality) and self.modality is None:
-            raise ValueError(
-                "loader: transform: got one for each modality, expected a manifest with modalities"
-            )
-        self.same: dict[Hashable, list[int]] = {}
-        self.stand_ins = stand_ins
-        self.keep_size = keep
-        self.cache: dict[int, np.ndarray | BadImageError] | None = None
-        self.rooms: list[torch.Tensor] = []
-        for row, label in enumerate(stand_ins or ()):
-            self.same.setdefault(label, []).append(row)
-
-    def fill_cache(self, threads: int) -> None:
-        """Decode and resize every image once: rows x height x width x 3 bytes."""
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            self.cache = dict(enumerate(pool.map(self._load, range(len(self.files)))))
-
-    def _load(self, row: int) -> np.ndarray | BadImageError:
-        try:
-            return np.ascontiguousarray(self.transform.resize(read_image(self.files[row])))
-        except BadImageError as error:
-            return error
-
-    def _picture(self, row: int) -> Image.Image | np.ndarray | BadImageError:
-        if self.cache is not None:
-            return self.cache[row]
-        try:
-            return read_image(self.files[row])
-        except BadImageError as error:
-            return error
-
-    def _transform(
-        self,
-        row: int,
-        picture: Image.Image | np.ndarray,
-        rng: np.random.Generator | None,
-        pool: list[np.ndarray],
-        out: np.ndarray,
-    ) -> None:
-        try:
-            transform = self._of(row)
-            more = (pool,) if self._needs_pool(row) else ()
-            written = transform(picture, rng, *more, out=out)
-        except DECODE_ERRORS as error:
-            name = f"{type(error).__name__}: {error}"
-            raise RuntimeError(f"loader: transform: failed on {self.files[row]}: {name}") from error
-        if written is not out:
-            out[...] = written
-
-    def _of(self, row: int) -> EvalTransform:
-        if isinstance(self.transform, ByModality):
-            return self.transform.of(self.modality[row])
-        return self.transform
-
-    def _needs_pool(self, row: int) -> bool:
-        return getattr(self._of(row), "needs_pool", False)
-
-    def _read(self, task: _Task) -> dict[int, np.ndarray | BadImageError]:
-        """All images of a batch that patches are cut in, each read once; nothing for any other batch."""
-        if not any(self._needs_pool(row) for row in task.rows):
-            return {}
-        return {
-            row: self._load(row) if self.cache is None else self.cache[row]
-            for row in dict.fromkeys(task.rows)
-        }
-
-    def __getitem__(self, task: _Task) -> _Result:
-        images = self._place_for(task)
-        places, rows, bad = images.numpy(), [], []
-        # Patches come from the batch itself: what is pasted follows from the batch, whoever reads it.
-        held = self._read(task)
-        pool = [pixels for pixels in held.values() if not isinstance(pixels, BadImageError)]
-        for slot, row in enumerate(task.rows):
-            rng = None
-            if task.seeds is not None:
-                rng = np.random.default_rng(np.random.SeedSequence(task.seeds[slot]))
-            picture = held[row] if held else self._picture(row)
-            if isinstance(picture, BadImageError):
-                bad.append((picture.path, picture.reason))
-                if rng is not None and self.stand_ins is not None:
-                    row, picture = self._stand_in(row, rng, bad)
-            if not isinstance(picture, BadImageError):
-                self._transform(row, picture, rng, pool, places[len(rows)])
-                rows.append(row)
-            elif self.keep_size:
-                places[len(rows)] = 0
-                rows.append(row)
-        if task.room is not None:
-            return _Result(None, rows, bad, task.room)
-        return _Result(images[: len(rows)], rows, bad, None)
-
-    def size(self, rows: int) -> tuple[int, int, int, int]:
-        return rows, 3, self.transform.height, self.transform.width
-
-    def _place_for(self, task: _Task) -> torch.Tensor:
-        """A batch to write into; in a worker, memory that the calling process sees without a copy."""
-        if task.room is not None:
-            return self.rooms[task.room][: len(task.rows)]
-        size = self.size(len(task.rows))
-        return torch.empty(size) if get_worker_info() is None else shared(size)
-
-    def _stand_in(
-        self, row: int, rng: np.random.Generator, bad: list[tuple[str, str]]
-    ) -> tuple[int, Image.Image | np.ndarray | BadImageError]:
-        others = [other for other in self.same[self.stand_ins[row]] if other != row]
-        for place in rng.permutation(len(others)).tolist():
-            picture = self._picture(others[place])
-            if not isinstance(picture, BadImageError):
-                return others[place], picture
-            bad.append((picture.path, picture.reason))
-        return row, BadImageError(self.files[row], "bad, and no other image of its identity can be read")
-
-
 class _Loader:
     """What both loaders share: tasks in, results out, in order."""
 
     def __init__(
         self,
         manifest: Manifest,
-        reader: _Reader,
+        reader: Reader,
         workers: int,
         policy: BadImagePolicy | None,
         cache_images: bool,
@@ -198,13 +56,12 @@ class _Loader:
             for column in (reader.modality, clothes_labels(manifest), tracklet_numbers(manifest))
         ]
 
-    def _run(self, tasks: Sequence[_Task], finish: Callable[[_Task, _Result], Batch]) -> Iterator[Batch]:
+    def _run(self, tasks: Sequence[Task], finish: Callable[[Task, Result], Batch]) -> Iterator[Batch]:
         if self.cache_images and self._reader.cache is None:
             self._reader.fill_cache(max(self.workers, 1))
         rooms = self._rooms(tasks)
-        if rooms is None:
-            results = map(self._reader.__getitem__, tasks)
-        else:
+        results = map(self._reader.__getitem__, tasks)
+        if rooms is not None:
             results = iter(self._data_loader(tasks, rooms))
         try:
             for task in tasks:
@@ -215,7 +72,7 @@ class _Loader:
             # queues before it can tell its workers to stop, and then waits five seconds for each of them.
             results = None
 
-    def _rooms(self, tasks: Sequence[_Task]) -> Rooms | None:
+    def _rooms(self, tasks: Sequence[Task]) -> Rooms | None:
         """For every batch that the workers have been told to make, the one asked for and the one before it."""
         if not self.workers:
             return None
@@ -223,7 +80,7 @@ class _Loader:
         count = min(len(tasks), self.workers * PREFETCHED + 2)
         return Rooms(count if rows else 0, self._reader.size(rows))
 
-    def _next(self, results: Iterator[_Result], task: _Task, rooms: Rooms | None) -> _Result:
+    def _next(self, results: Iterator[Result], task: Task, rooms: Rooms | None) -> Result:
         try:
             result = next(results)
             if rooms is None or result.room is None:
@@ -234,7 +91,7 @@ class _Loader:
                 _forget_frames(error)
             raise self._failure(task, error) from error
 
-    def _data_loader(self, tasks: Sequence[_Task], rooms: Rooms) -> DataLoader:
+    def _data_loader(self, tasks: Sequence[Task], rooms: Rooms) -> DataLoader:
         reader = copy.copy(self._reader)
         reader.rooms = rooms.tensors
         # A batch is one item of the data set, so that torch neither collates nor reorders anything.
@@ -251,12 +108,12 @@ class _Loader:
             generator=torch.Generator(),
         )
 
-    def _failure(self, task: _Task, error: RuntimeError) -> RuntimeError:
+    def _failure(self, task: Task, error: RuntimeError) -> RuntimeError:
         names = ", ".join(str(self._reader.files[row]) for row in task.rows[:4])
         more = f" and {len(task.rows) - 4} more" if len(task.rows) > 4 else ""
         return RuntimeError(f"{type(self).__name__}: failed while loading {names}{more}: {error}")
 
-    def _batch(self, result: _Result, labels: Sequence[int] | None) -> Batch:
+    def _batch(self, result: Result, labels: Sequence[int] | None) -> Batch:
         rows = result.rows
         return Batch(
             result.images,
@@ -316,7 +173,7 @@ class TrainLoader(_Loader):
         self.batches, self.seed = batches, seed
         self._slots = range if slots is None else slots
         stand_ins = list(zip(self.labels, *self._alike(manifest, batches), strict=True))
-        reader = _Reader(manifest, transform, stand_ins=stand_ins, keep=False)
+        reader = Reader(manifest, transform, stand_ins=stand_ins, keep=False)
         super().__init__(manifest, reader, workers, policy, cache_images)
 
     @staticmethod
@@ -351,10 +208,10 @@ class TrainLoader(_Loader):
         for step in range(start_step, len(batches)):
             slots = self._slots(len(batches[step]))
             seeds = [(self.seed, epoch, step, slot) for slot in slots]
-            tasks.append(_Task([batches[step][slot] for slot in slots], seeds))
+            tasks.append(Task([batches[step][slot] for slot in slots], seeds))
         return self._run(tasks, self._finish)
 
-    def _finish(self, task: _Task, result: _Result) -> Batch:
+    def _finish(self, task: Task, result: Result) -> Batch:
         for path, reason in result.bad:
             self.policy.record(path, reason)
         if len(result.rows) != len(task.rows):
@@ -395,7 +252,7 @@ class EvalLoader(_Loader):
                 f"EvalLoader: labels: got {len(labels)}, expected {len(manifest)}, one for each row"
             )
         keep = policy is not None and policy.mode == "replace"
-        super().__init__(manifest, _Reader(manifest, transform, None, keep), workers, policy, cache_images)
+        super().__init__(manifest, Reader(manifest, transform, None, keep), workers, policy, cache_images)
         self.batch_size = batch_size
         self.labels = None if labels is None else [int(label) for label in labels]
 
@@ -411,11 +268,11 @@ class EvalLoader(_Loader):
         count, batches = len(self.manifest), len(self)
         begin, end = (batches * edge // parts for edge in (number, number + 1))
         starts = range(begin * self.batch_size, min(end * self.batch_size, count), self.batch_size)
-        tasks = [_Task(list(range(start, min(start + self.batch_size, count))), None) for start in starts]
+        tasks = [Task(list(range(start, min(start + self.batch_size, count))), None) for start in starts]
         # Not a loop, whose variable would keep each batch until the next one is there.
         yield from filter(_has_images, self._run(tasks, self._finish))
 
-    def _finish(self, task: _Task, result: _Result) -> Batch:
+    def _finish(self, task: Task, result: Result) -> Batch:
         for path, reason in result.bad:
             self.policy.record(path, reason)
         return self._batch(result, self.labels)
@@ -433,5 +290,5 @@ def _has_images(batch: Batch) -> bool:
     return len(batch.paths) > 0
 
 
-def _as_it_is(result: _Result) -> _Result:
+def _as_it_is(result: Result) -> Result:
     return result

@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 
 from fastreid_ops.data import loader as loader_module
+from fastreid_ops.data import reader as reader_module
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
@@ -114,7 +115,7 @@ def test_global_random_states_are_neither_used_nor_changed(manifest: Manifest):
 
 def test_the_cache_decodes_each_image_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
     reads = []
-    monkeypatch.setattr(loader_module, "read_image", lambda path: reads.append(path) or read_image(path))
+    monkeypatch.setattr(reader_module, "read_image", lambda path: reads.append(path) or read_image(path))
     loader = train(manifest, cache_images=True)
     for epoch in range(3):
         list(loader.iterate(epoch))
@@ -237,7 +238,7 @@ def test_a_failing_transform_or_worker_names_the_file(manifest: Manifest, worker
 @pytest.mark.timeout(60)
 def test_a_stuck_worker_is_given_up_with_the_names(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loader_module, "TIMEOUT", 1.0)
-    monkeypatch.setattr(loader_module, "read_image", lambda path: signal.pause())
+    monkeypatch.setattr(reader_module, "read_image", lambda path: signal.pause())
     with pytest.raises(
         RuntimeError, match=r"EvalLoader: failed while loading .*00_0.png, .* and 3 more.*timed out"
     ):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from fastreid_ops.data import columns
-from fastreid_ops.data import loader as loader_module
+from fastreid_ops.data import reader as reader_module
 from fastreid_ops.data.by_modality import ByModality
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
@@ -110,7 +110,7 @@ def test_patches_follow_from_the_batch(manifest: Manifest, monkeypatch: pytest.M
     (only,) = paired(manifest, transform).iterate(2, len(expected) - 1)
     assert torch.equal(only.images, expected[-1])
     reads = []
-    monkeypatch.setattr(loader_module, "read_image", lambda path: reads.append(path) or read_image(path))
+    monkeypatch.setattr(reader_module, "read_image", lambda path: reads.append(path) or read_image(path))
     batch = next(paired(manifest, transform).iterate(2))
     assert len(reads) == len(set(batch.index.tolist()))
 
