@@ -4,8 +4,9 @@ and fast-reid's own pieces, cross entropy and batch-hard triplet on images of 25
 
 Before anything is timed, one batch of the same images goes through both from the same weights: loss and gradients must
 be equal. Ours runs in three ways: plain float32, with the memory laid out by channels, and with bfloat16 on top where
-the processor multiplies it (`train.channels_last`, `train.amp auto`). The rivals run float32 as their own scripts do
-on a CPU. Both sides read their files in this process, and both keep freed memory as a run of ours does.
+the processor multiplies it (`train.channels_last`, `train.amp: auto`), which is what the recipes for real data do. The
+rivals run float32 as their own scripts do on a CPU. Both sides read their files in this process, and both keep freed
+memory as a run of ours does.
 
 ``pytest benchmarks/bench_train_step.py --benchmark-only``; FASTREID_BENCH_FULL=1 for real batches.
 """

@@ -82,7 +82,9 @@ def check(
         manifest, findings, published = tree.manifest(), tree.findings(), tree.published
     if dataset == "sample":
         findings.append(Finding("note", "sample", f"this is {sample.DESCRIPTION}", 0))
-    findings += [*label_findings(manifest), *file_findings(manifest, verify=verify, progress=progress)]
+    seen_people = tree is not None and tree.seen_people
+    findings += label_findings(manifest, seen_people=seen_people)
+    findings += file_findings(manifest, verify=verify, progress=progress)
     return dataset, manifest, findings, published
 
 

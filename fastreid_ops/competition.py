@@ -10,13 +10,15 @@ A plan (fastreid_ops.config.plan) names models to train or to take, rounds of ps
 rankings become one: features, exact re-ranking, the unweighted mean, the first 200 names of each query. What a stage
 made lies in the folder with a seal. The same command again goes on where the last one stopped, a training run in the
 middle of an epoch included, and does again only what a changed plan asks for. --status says what is done and does
-nothing.
+nothing. The command is one process; a model that several are to train is trained by torchrun before, and the plan takes
+its run folder as `weights`.
 
 Exit status: 0 done, 1 it failed (one sentence says why), 2 the command line or the plan is wrong, 128 + n after
 signal n.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -38,10 +40,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def check_alone() -> None:
+    """Errors: ConfigError where a launcher started several of this."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        raise ConfigError(
+            f"competition: processes: got {ranks} of a launcher, expected one; train a model by several with torchrun "
+            "-m fastreid_ops.train, and let the plan take its run folder: {name: NAME, weights: RUN}"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the verb; returns the exit status."""
     asked, words = parser().parse_known_args(argv)
     try:
+        check_alone()
         plan = read_plan(asked.plan, words)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)

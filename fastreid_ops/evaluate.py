@@ -5,6 +5,7 @@ end of training.
     python -m fastreid_ops.evaluate runs/mine                  every set of the run, from the last checkpoint
     python -m fastreid_ops.evaluate runs/mine --checkpoint best --set people
     python -m fastreid_ops.evaluate runs/mine --dataset market1501 --root DIR --protocol market1501
+    torchrun --nproc-per-node 2 -m fastreid_ops.evaluate runs/mine        shared by two processes, the same bits
 
 Results of the run's own sets from its last checkpoint go to results/<set>.json, all others to
 evaluations/<set>-<checkpoint>.json of the run folder; with --dry nothing is written. A family of protocols, such as
@@ -15,6 +16,7 @@ figures.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -46,38 +48,59 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the verb; returns the exit status: 0 done, 1 with one sentence on what failed."""
     asked = parser().parse_args(argv)
+    from fastreid_ops.engine.ranks import RankError, started
+
     try:
-        print(evaluate_run(asked))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        text = evaluate_run(asked)
+    except (ValueError, OSError, RankError) as error:
+        rank = f"rank {os.environ['RANK']}: " if started() else ""
+        print(f"error: {rank}{error}", file=sys.stderr)
         return 1
+    if text:
+        print(text)
     return 0
 
 
 def evaluate_run(asked: argparse.Namespace) -> str:
-    """Evaluate as asked; returns the table as text. Errors: ValueError and OSError with their sentence."""
+    """Evaluate as asked; returns the table as text, of several ranks on the first alone. Errors: ValueError and OSError
+    with their sentence; RankError where a rank is lost.
+    """
     from fastreid_ops.config import ConfigError, from_dict
-    from fastreid_ops.data.images import BadImagePolicy
-    from fastreid_ops.engine import environment, run_folder, setup
-    from fastreid_ops.engine.assess import summaries, table_row, table_text, write_results
+    from fastreid_ops.engine import environment
+    from fastreid_ops.engine.ranks import Ranks, leaving, local_device
 
     if not (asked.run / "config.yaml").is_file():
         raise ConfigError(f"RUN: got {asked.run}, expected a run folder (with a config.yaml)")
     path, content = _checkpoint(asked)
     config = from_dict(content["config"], str(path))
     environment.prepare(config.run.threads or content["versions"]["threads"], config.run.deterministic)
-    device = environment.pick_device(config.run.device)
+    device = environment.pick_device(local_device(config.run.device))
+    with leaving(Ranks(device, config.run.rank_timeout)) as ranks:
+        return _evaluated(asked, path, content, config, ranks, device)
+
+
+def _evaluated(asked: argparse.Namespace, path: Path, content, config, ranks, device) -> str:
+    from fastreid_ops.data.images import BadImagePolicy
+    from fastreid_ops.engine import setup
+    from fastreid_ops.engine.assess import summaries, table_row, table_text, write_results
+    from fastreid_ops.engine.run_folder import RunFolder
+    from fastreid_ops.engine.silent import SilentFolder
+
     model = setup.build_network(config, len(content["label_map"]), device)
     model.load_state_dict(content["ema"] or content["model"])
     policy = BadImagePolicy(config.data.bad_images)
     sets = _sets(asked, config, policy)
-    results = setup.assessor(sets, config, device)(model)
+    results = setup.assessor(sets, config, device, ranks=ranks)(model)
     if not asked.dry:
-        folder = run_folder.RunFolder(asked.run)
+        folder = (RunFolder if ranks.first else SilentFolder)(asked.run)
         own = asked.checkpoint == "last" and asked.dataset is None
         place = "results/{name}.json" if own else f"evaluations/{{name}}-{path.stem}.json"
-        for written in write_results(folder, results, config.eval.ranked, place):
-            print(f"written: {written}")
+        # All ranks: what is shown of a result may be found by all of them together.
+        written = write_results(folder, results, config.eval.ranked, place)
+        for file in written if ranks.first else ():
+            print(f"written: {file}")
+    if not ranks.first:
+        return ""
     figures = summaries(results)
     rows = [
         table_row(path.name, name, label, figures[name])

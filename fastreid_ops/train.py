@@ -16,6 +16,7 @@ import os
 import sys
 
 from fastreid_ops.config import ConfigError, to_dict, validate
+from fastreid_ops.config.check import check_shares
 from fastreid_ops.config.read import dump_yaml, read
 
 
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         request = read(sys.argv[1:] if argv is None else argv)
         validate(request.config)
+        check_shares(request.config, int(os.environ.get("WORLD_SIZE", "1")))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,7 +22,7 @@ from rivals.torchvision_cpu import mend_torchvision
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-OPERATORS = mend_torchvision()
+mend_torchvision()
 
 
 class Pipeline(NamedTuple):

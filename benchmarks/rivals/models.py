@@ -17,7 +17,7 @@ from rivals.torchvision_cpu import mend_torchvision
 from torch import Tensor, nn
 
 CLASSES = 751
-_OPERATORS = mend_torchvision()  # fast-reid imports torchvision
+mend_torchvision()  # fast-reid imports it
 
 
 class Rival(NamedTuple):

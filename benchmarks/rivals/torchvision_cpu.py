@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,9 +22,10 @@ def register_operators() -> torch.library.Library:
     return library
 
 
+@cache
 def mend_torchvision() -> torch.library.Library | None:
-    """Make torchvision importable; the result must be kept, the operators go with it. Call it before any import of
-    torchvision, a failed one leaves half of it behind."""
+    """Make torchvision importable, once in a process: the operators stay as long as the cached result. Call it before
+    any import of torchvision, a failed one leaves half of it behind."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None:
         return None

@@ -31,6 +31,20 @@ struct FeatureRows {
   int64_t column_stride;
 };
 
+// Where y is one part of a larger gallery: the matches of the queries, wherever they lie, by their place in the whole.
+// Counts of kept entries up to each, added up over the parts, are the ranks.
+struct GivenMatches {
+  const int64_t* offsets;        // (queries + 1,) those of query q are offsets[q] to offsets[q + 1] - 1
+  const int64_t* place;          // (matches,) in the whole gallery; for the phase `distances`, rows of y
+  const double* value;           // (matches,) d2; those of a query ascend by (d2, place)
+  const int64_t* gallery_place;  // (gallery,) ascending
+  double* distance;              // result of `distances`: (matches,) d2
+  int64_t* counts;               // result of `rank`: (matches,) kept entries of y up to each match
+  // Result of `rank`, or null: (queries, identities / 64) bits of the identities with a kept entry of y ahead of the
+  // query's first match, its own with them where one was dropped.
+  uint64_t* seen;
+};
+
 struct FeatureRankingProblem {
   FeatureRows x;
   FeatureRows y;
@@ -45,12 +59,21 @@ struct FeatureRankingProblem {
   bool pairs;  // bfloat16 products: the processor must have them (Isa::avx512_bf16)
   Relevance relevance;
   ApRule ap_rule;
-  CmcRule cmc_rule;  // not single_gallery_shot
+  CmcRule cmc_rule;                     // not single_gallery_shot
+  const GivenMatches* given = nullptr;  // CPU only; largest_group is then that of either kind
 };
 
 // As NearestPhase: in this order, the items of one in any order and at the same time. Ranking writes the results.
-enum class FeatureRankingPhase : int { measure = 0, frame = 1, pack = 2, limits = 3, rank = 4 };
-constexpr int kFeatureRankingPhases = 5;
+// `distances`, of given matches, needs `measure` only.
+enum class FeatureRankingPhase : int {
+  measure = 0,
+  frame = 1,
+  pack = 2,
+  limits = 3,
+  rank = 4,
+  distances = 5
+};
+constexpr int kFeatureRankingPhases = 5;  // of a ranking
 
 struct FeatureRankingKernels {
   int64_t (*state_bytes)(const FeatureRankingProblem* problem);  // 64-byte aligned, uninitialised

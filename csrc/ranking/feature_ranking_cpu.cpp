@@ -81,6 +81,22 @@ class Run {
     __atomic_fetch_add(s.measured, measured, __ATOMIC_RELAXED);
   }
 
+  // Of the given matches, which are rows of y here.
+  void distances(int64_t item) {
+    lay_out();
+    const GivenMatches& given = *p.given;
+    for (int64_t q = item * kBlockRows; q < smaller(p.queries, (item + 1) * kBlockRows); ++q) {
+      prepare(q);
+      const int64_t end = given.offsets[q + 1];
+      for (int64_t m = given.offsets[q]; m < end; m += kPending) {
+        int32_t index[kPending];
+        const int64_t n = smaller(kPending, end - m);
+        for (int64_t i = 0; i < n; ++i) index[i] = static_cast<int32_t>(given.place[m + i]);
+        measure_exactly(q, index, n, given.distance + m);
+      }
+    }
+  }
+
  private:
   template <class T>
   static void take(char*& at, T*& pointer, int64_t bytes) {
@@ -119,15 +135,19 @@ class Run {
     q.size = 0;
     q.intervals = 0;
     q.identity = -1;
-    for (int64_t m = rules.begin[row]; m < rules.end[row]; ++m) {
-      const int64_t g = rules.members[m];
-      if (p.identities > 0) q.identity = rules.gallery_identity[g];
-      if (!drops_member(rules, row, g)) q.matches.index[q.size++] = static_cast<int32_t>(g);
+    if (p.given) {
+      begin_given(q);
+    } else {
+      for (int64_t m = rules.begin[row]; m < rules.end[row]; ++m) {
+        const int64_t g = rules.members[m];
+        if (p.identities > 0) q.identity = rules.gallery_identity[g];
+        if (!drops_member(rules, row, g)) q.matches.index[q.size++] = static_cast<int32_t>(g);
+      }
+      if (q.size == 0) return;
+      prepare(row);
+      measure_exactly(row, q.matches.index, q.size, q.matches.value);
+      q.matches.select(q.size, q.size);
     }
-    if (q.size == 0) return;
-    prepare(row);
-    measure_exactly(row, q.matches.index, q.size, q.matches.value);
-    q.matches.select(q.size, q.size);
     for (int64_t w = 0; w < ceil_div(p.identities, 64); ++w) q.seen[w] = 0;
     for (int64_t m = 0; m <= q.size; ++m) q.between[m] = 0;
 
@@ -136,8 +156,10 @@ class Run {
       const double exact = half - q.matches.value[m] * scale;
       // Where the bound is infinite `exact` may not even be a number.
       const bool bounded = bound < kInfinity;
-      const float high = bounded ? static_cast<float>(exact + bound) : kInfinity;
-      const float low = bounded ? static_cast<float>(exact - bound) : -kInfinity;
+      // A match of another part may lie far from these rows; the bound covers rounding at their distance.
+      const double off = p.given ? bound + __builtin_fabs(exact) * 0x1p-22 : bound;
+      const float high = bounded ? static_cast<float>(exact + off) : kInfinity;
+      const float low = bounded ? static_cast<float>(exact - off) : -kInfinity;
       const bool joins = q.intervals > 0 && high >= q.low[q.intervals - 1];
       if (!joins) {
         q.high[q.intervals] = high;
@@ -147,6 +169,19 @@ class Run {
       q.interval[m] = q.intervals - 1;
     }
   }
+
+  void begin_given(Query& q) {
+    const int64_t first = p.given->offsets[q.row];
+    q.size = static_cast<int32_t>(p.given->offsets[q.row + 1] - first);
+    for (int32_t m = 0; m < q.size; ++m) {
+      q.matches.index[m] = static_cast<int32_t>(p.given->place[first + m]);
+      q.matches.value[m] = p.given->value[first + m];
+    }
+    if (p.identities > 0) q.identity = p.identities;  // the own one is seen like all others
+  }
+
+  // Place of row g in the order of equal distances.
+  int64_t place(int64_t g) const { return p.given ? p.given->gallery_place[g] : g; }
 
   // One row of a tile: 3 registers of scores against panel j.
   void count(Query& q, const float* product_row, int64_t j) {
@@ -210,7 +245,7 @@ class Run {
     prepare(q.row);
     measure_exactly(q.row, q.pending_index, q.pending, value);
     for (int32_t e = 0; e < q.pending; ++e) {
-      const int64_t g = q.pending_index[e], position = q.position(value[e], g);
+      const int64_t g = q.pending_index[e], position = q.position(value[e], place(g));
       // Behind the last match of its interval it is ahead of the next ones by its score, and counted there.
       if (position < q.size && q.interval[position] == q.pending_interval[e]) ++q.between[position];
       if (position == 0 && q.identity >= 0) see(q, g);
@@ -222,8 +257,8 @@ class Run {
     const Relevance& rules = p.relevance;
     const int64_t row = q.row, begin = rules.begin[row], end = rules.end[row];
     if (q.pending > 0) decide(q);
-    if (q.size > 0 &&
-        q.size < end - begin) {  // dropped entries with the query's pid were counted like all others
+    // Dropped entries with the query's pid were counted like all others.
+    if (q.size > 0 && (p.given || q.size < end - begin)) {
       int64_t n = 0;
       for (int64_t m = begin; m < end; ++m) {
         const int64_t g = rules.members[m];
@@ -234,7 +269,7 @@ class Run {
       measure_exactly(row, list.index, n, list.value);
       for (int64_t m = 0; m < q.size; ++m) ranks[m] = 0;
       for (int64_t e = 0; e < n; ++e) {
-        const int64_t position = q.position(list.value[e], list.index[e]);
+        const int64_t position = q.position(list.value[e], place(list.index[e]));
         if (position < q.size) --ranks[position];
       }
       for (int64_t m = 1; m < q.size; ++m) ranks[m] += ranks[m - 1];
@@ -247,6 +282,7 @@ class Run {
       between += q.between[m];
       ranks[m] += q.ahead[q.interval[m]] + between;
     }
+    if (p.given) return end_given(q);
     write_query(out, row, ranks, q.size, begin < end, p.ap_rule);
     out.nonfinite[row] = 0;
     if (p.cmc_rule == CmcRule::unique_pid && q.size > 0) {
@@ -256,6 +292,12 @@ class Run {
     }
     if (p.cmc_rule == CmcRule::all_hits)
       write_all_hits(out.cmc + row * p.max_rank, p.max_rank, ranks, q.size);
+  }
+
+  void end_given(const Query& q) {
+    for (int32_t m = 0; m < q.size; ++m) p.given->counts[p.given->offsets[q.row] + m] = ranks[m];
+    const int64_t words = ceil_div(p.identities, 64);
+    for (int64_t w = 0; w < words; ++w) p.given->seen[q.row * words + w] = q.size > 0 ? q.seen[w] : 0;
   }
 
   void prepare(int64_t row) {
@@ -288,6 +330,7 @@ int64_t items(const FeatureRankingProblem* p, FeatureRankingPhase phase) {
     case FeatureRankingPhase::pack:
       return ceil_div(p->gallery, kPanel) + ceil_div(p->queries, kPanel);
     case FeatureRankingPhase::rank:
+    case FeatureRankingPhase::distances:
       return ceil_div(p->queries, kBlockRows);
     default:
       return 1;
@@ -314,6 +357,9 @@ void run_typed(const FeatureRankingProblem& p, const RankingRows& rows, FeatureR
         break;
       case FeatureRankingPhase::rank:
         run.rank(item);
+        break;
+      case FeatureRankingPhase::distances:
+        run.distances(item);
         break;
     }
   }

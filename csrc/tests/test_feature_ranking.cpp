@@ -5,6 +5,7 @@
 #include "ranking/feature_ranking.h"
 
 #include <algorithm>
+#include <initializer_list>
 #include <numeric>
 #include <thread>
 
@@ -376,6 +377,113 @@ Result on_device(FeatureRankingProblem p) {
 }
 #endif
 
+// ---- a gallery in parts ----
+
+// The matches of every query, wherever they lie, and what the definition says of them.
+struct Matches {
+  std::vector<int64_t> offsets{0}, place, ranks;
+  std::vector<double> value;
+  std::vector<std::vector<int64_t>> others;  // identities ahead of the first match
+
+  Matches(const Setup& s, const std::vector<std::vector<int64_t>>& orders, const Groups& groups,
+          const Rules& rules)
+      : others(orders.size()) {
+    for (std::size_t q = 0; q < orders.size(); ++q) {
+      int64_t kept = 0;
+      const auto row = static_cast<int64_t>(q);
+      for (const int64_t g : orders[q]) {
+        if (s.drops(q, fit(g), rules)) continue;
+        ++kept;
+        if (s.gallery.pid[fit(g)] == s.query.pid[q]) {
+          place.push_back(g);
+          ranks.push_back(kept);
+          value.push_back(squared_distance(s.x, row, inverse_length(s.x, row), s.y, g, inverse_length(s.y, g),
+                                           s.angular));
+        } else if (offsets.back() == static_cast<int64_t>(place.size())) {
+          others[q].push_back(groups.identity[fit(g)]);
+        }
+      }
+      offsets.push_back(static_cast<int64_t>(place.size()));
+    }
+  }
+};
+
+void run_phases(const FeatureRankingProblem& p, std::initializer_list<FeatureRankingPhase> phases) {
+  const FeatureRankingKernels& kernels = FASTREID_KERNELS(feature_ranking_kernels);
+  testing::Scratch state(kernels.state_bytes(&p)), workspace(kernels.workspace_bytes(&p));
+  const RankingRows none{};
+  for (const FeatureRankingPhase phase : phases)
+    kernels.run(&p, &none, phase, 0, kernels.items(&p, phase), state.data(), workspace.data());
+}
+
+// Every third row is a part: its counts up to each match add up to the ranks, its identities to those ahead.
+void check_parts(Setup& s, const Groups& whole, const std::vector<std::vector<int64_t>>& orders,
+                 const Rules& rules, bool pairs) {
+  constexpr int64_t kParts = 3;
+  const Matches matches(s, orders, whole, rules);
+  const int64_t words = (whole.identities + 63) / 64;
+  std::vector<int64_t> sums(matches.place.size(), 0);
+  std::vector<uint64_t> seen(fit(s.x.rows * words), 0);
+  for (int64_t part = 0; part < kParts && part < s.y.rows; ++part) {
+    const int64_t rows = (s.y.rows - part + kParts - 1) / kParts;
+    Setup t{s.query, Labels(0, 1, 1), Matrix(s.x.values.type(), Layout::contiguous, 0, s.x.depth),
+            Matrix(s.y.values.type(), Layout::padded, rows, s.y.depth), s.angular};
+    std::vector<int64_t> place, identity;
+    for (int64_t g = part; g < s.y.rows; g += kParts) {
+      for (int64_t k = 0; k < s.y.depth; ++k)
+        t.y.values.set(t.y.place(g / kParts, k), s.y.values.get(s.y.place(g, k)));
+      t.gallery.pid.push_back(s.gallery.pid[fit(g)]);
+      t.gallery.camera.push_back(s.gallery.camera[fit(g)]);
+      t.gallery.clothes.push_back(s.gallery.clothes[fit(g)]);
+      place.push_back(g), identity.push_back(whole.identity[fit(g)]);
+    }
+    const Groups groups(t);
+    const std::vector<uint64_t> excluded = groups.excluded(t, rules);
+    FeatureRankingProblem p = problem_of(t, groups, rules, excluded, pairs);
+    p.x = s.x.view(), p.queries = s.x.rows;
+    const bool identities = p.identities > 0;
+    if (identities) p.relevance.gallery_identity = identity.data(), p.identities = whole.identities;
+
+    std::vector<int64_t> counts(sums.size(), -9), here, offsets{0};
+    std::vector<uint64_t> bits(seen.size(), ~uint64_t{0});
+    GivenMatches given{};
+    given.offsets = matches.offsets.data(), given.place = matches.place.data();
+    given.value = matches.value.data(), given.gallery_place = place.data();
+    given.counts = counts.data(), given.seen = bits.data();
+    for (std::size_t q = 0; q + 1 < matches.offsets.size(); ++q) {
+      p.largest_group = std::max(p.largest_group, matches.offsets[q + 1] - matches.offsets[q]);
+      for (int64_t m = matches.offsets[q]; m < matches.offsets[q + 1]; ++m)
+        if (matches.place[fit(m)] % kParts == part) here.push_back(matches.place[fit(m)] / kParts);
+      offsets.push_back(static_cast<int64_t>(here.size()));
+    }
+    p.given = &given;
+    run_phases(p, {FeatureRankingPhase::measure, FeatureRankingPhase::frame, FeatureRankingPhase::pack,
+                   FeatureRankingPhase::limits, FeatureRankingPhase::rank});
+    for (std::size_t m = 0; m < sums.size(); ++m) sums[m] += counts[m];
+    for (std::size_t w = 0; identities && w < seen.size(); ++w) seen[w] |= bits[w];
+
+    std::vector<double> distance(here.size(), NAN), want;
+    given.offsets = offsets.data(), given.place = here.data(), given.distance = distance.data();
+    run_phases(p, {FeatureRankingPhase::measure, FeatureRankingPhase::distances});
+    for (std::size_t m = 0; m < sums.size(); ++m)
+      if (matches.place[m] % kParts == part) want.push_back(matches.value[m]);
+    CHECK(distance == want);
+  }
+  CHECK(sums == matches.ranks);
+  if (rules.cmc != CmcRule::unique_pid) return;
+  for (std::size_t q = 0; q < matches.others.size(); ++q) {
+    if (matches.offsets[q] == matches.offsets[q + 1]) continue;
+    std::vector<uint64_t> want(fit(words), 0);
+    for (const int64_t i : matches.others[q]) want[fit(i / 64)] |= uint64_t{1} << (i % 64);
+    // The query's own bit is not looked at.
+    for (std::size_t g = 0; g < s.gallery.pid.size(); ++g) {
+      if (s.gallery.pid[g] != s.query.pid[q]) continue;
+      seen[q * fit(words) + fit(whole.identity[g] / 64)] &= ~(uint64_t{1} << (whole.identity[g] % 64));
+    }
+    for (std::size_t w = 0; w < want.size(); ++w) CHECK_EQUAL(seen[q * fit(words) + w], want[w]);
+  }
+}
+
 constexpr int kNone = -1, kAll = -2;
 
 // Every rule on the CPU, ways in turn; the one of this number on the emulated device, a hundred times slower.
@@ -395,6 +503,7 @@ void check(Setup& s, [[maybe_unused]] int emulated, [[maybe_unused]] bool every_
         const Way way = kWays[runs++ % static_cast<int>(std::size(kWays))];
         testing::Trying how("way ", static_cast<int>(way), pairs ? " pairs" : "");
         compare(on_cpu(problem_of(s, groups, rules, excluded, pairs), way), want);
+        check_parts(s, groups, orders, rules, pairs);
       }
     });
 #ifdef FASTREID_EMULATED

@@ -3,6 +3,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import PurePath
 
 from fastreid_ops.config.schema import Config, DataConfig, DataSource, EvalSet
@@ -171,6 +172,27 @@ def batch_layout(config: Config) -> list[str]:
         if people < 2 or images < 2:
             found.append(f"loss.triplet: got {got} in a batch, expected at least 2 x 2 (or loss.triplet 0)")
     return found
+
+
+def check_shares(config: Config, ranks: int) -> None:
+    """Whether `ranks` processes can share the batches: identities, sequences and domains stay whole.
+
+    Errors: ConfigError with every finding.
+    """
+    data = config.data
+    if ranks == 1:
+        return
+    if data.batch_size % ranks:
+        raise ConfigError(
+            f"data.batch_size: got {data.batch_size}, expected a multiple of the {ranks} ranks that share it"
+        )
+    found = batch_layout(replace(config, data=replace(data, batch_size=data.batch_size // ranks)))
+    if found:
+        raise ConfigError(
+            "\n".join(
+                f"{line}: data.batch_size is shared by {ranks} ranks, this is one's part" for line in found
+            )
+        )
 
 
 def _cross_modal(config: Config) -> list[str]:

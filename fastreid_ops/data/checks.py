@@ -59,13 +59,14 @@ def counts(manifest: Manifest) -> dict[str, dict[str, int]]:
     }
 
 
-def label_findings(manifest: Manifest) -> list[Finding]:
-    """Everything the labels alone can tell."""
+def label_findings(manifest: Manifest, *, seen_people: bool = False) -> list[Finding]:
+    """Everything the labels alone can tell. Identities both in train and in test are a problem, and a note where the
+    test is meant to be of people who were seen (`seen_people`)."""
     if not len(manifest):
         return [
             Finding("problem", "empty", "no rows: there is nothing to train on and nothing to evaluate", 0)
         ]
-    return [*_splits(manifest), *_repeats(manifest), *_identities(manifest), *_cameras(manifest)]
+    return [*_splits(manifest), *_repeats(manifest), *_identities(manifest, seen_people), *_cameras(manifest)]
 
 
 def _splits(manifest: Manifest) -> list[Finding]:
@@ -129,7 +130,7 @@ def _repeats(manifest: Manifest) -> list[Finding]:
     ]
 
 
-def _identities(manifest: Manifest) -> list[Finding]:
+def _identities(manifest: Manifest, seen_people: bool) -> list[Finding]:
     train = Counter(pid for pid, split in zip(manifest.pid, manifest.split, strict=True) if split == "train")
     test = {pid for pid, split in zip(manifest.pid, manifest.split, strict=True) if split != "train"}
     alike = defaultdict(set)
@@ -140,7 +141,10 @@ def _identities(manifest: Manifest) -> list[Finding]:
     single = [pid for pid, images in train.items() if images == 1]
     return [
         *finding(
-            "problem", "ids_in_train_and_test", "identities are in train and in query or gallery", shared
+            "note" if seen_people else "problem",
+            "ids_in_train_and_test",
+            "identities are in train and in query or gallery",
+            shared,
         ),
         *finding("problem", "lookalike_ids", "identities differ only by leading zeros or capitals", pairs),
         *finding(

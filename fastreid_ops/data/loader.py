@@ -24,6 +24,7 @@ from fastreid_ops.data.reader import Reader, Result, Task
 from fastreid_ops.data.rooms import Rooms
 from fastreid_ops.data.samplers import Batches, TrackletBatches
 from fastreid_ops.data.transforms import EvalTransform
+from fastreid_ops.data.worker_signals import leave_to_the_parent
 
 # Seconds without a batch from a worker before the loader gives up with the names of the files it waits for.
 TIMEOUT = 300.0
@@ -104,6 +105,7 @@ class _Loader:
             prefetch_factor=PREFETCHED,
             collate_fn=_as_it_is,
             timeout=TIMEOUT,
+            worker_init_fn=leave_to_the_parent,
             # A generator of its own: the default would draw from, and so change, torch's global random state.
             generator=torch.Generator(),
         )

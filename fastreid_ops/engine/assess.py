@@ -20,9 +20,16 @@ from fastreid_ops.engine.loop import summary
 from fastreid_ops.engine.ranks import Ranks
 from fastreid_ops.engine.run_folder import RunFolder
 from fastreid_ops.engine.shared_evaluation import extract_shared
-from fastreid_ops.evaluation import Draws, Result, Trials, ranked_lists_from_features
+from fastreid_ops.evaluation import Draws, RankedList, Result, Shard, Trials, ranked_lists_from_features
 from fastreid_ops.evaluation.by_protocol import TrialSides, evaluate_draws, trials
 from fastreid_ops.evaluation.rankings import Ranking, ranking_from_features, write_ranking
+from fastreid_ops.evaluation.shards import (
+    TrialShards,
+    evaluate_shards,
+    ranked_lists_from_shards,
+    ranking_from_shards,
+    trial_shards,
+)
 
 
 @dataclass
@@ -46,9 +53,11 @@ class EvalData:
 
 @dataclass
 class Assessment:
-    """A result with what is needed to show it: the features of the rows that have one (not the unreadable ones).
+    """A result with what is needed to show it: the features of the rows that have one (not the unreadable ones), of
+    several ranks (`group`) each its own.
 
-    `query_rows` and `gallery_rows` are rows of `data.query` and `data.gallery`.
+    `query_rows` and `gallery_rows` are rows of `data.query` and `data.gallery`. What is shown of a group is found by
+    all its ranks together: each calls the same methods in the same order.
     """
 
     name: str
@@ -59,16 +68,41 @@ class Assessment:
     gallery_features: Tensor
     query_rows: Tensor
     gallery_rows: Tensor
+    group: Any = None
 
     @property
     def draws(self) -> Draws:
         return self.data.draws[self.name]
 
-    def first_trial(self) -> tuple[Result, TrialSides]:
+    def first_trial(self) -> tuple[Result, TrialSides | TrialShards]:
         """What can be shown query by query: the only trial, or the first."""
         result = self.result.results[0] if isinstance(self.result, Trials) else self.result
-        features = self.query_features, self.gallery_features
-        return result, next(trials(self.draws, *features, self.query_rows, self.gallery_rows))
+        given = self.query_features, self.gallery_features, self.query_rows, self.gallery_rows
+        if self.group is not None:
+            return result, next(trial_shards(self.draws, *_shards(self.data, *given), self.group))
+        return result, next(trials(self.draws, *given))
+
+    def ranked_lists(self, sides: TrialSides | TrialShards, k: int) -> list[RankedList]:
+        """The first k gallery entries of each query of the first trial that the protocol keeps."""
+        protocol = self.draws.protocol
+        if self.group is not None:
+            return ranked_lists_from_shards(sides, protocol, k, metric=self.metric, group=self.group)
+        return ranked_lists_from_features(*sides[:4], protocol, k, metric=self.metric)
+
+    def ranking(self) -> Ranking:
+        """The file names that the protocol asks for, from the first trial."""
+        _, sides = self.first_trial()
+        names = [
+            [manifest.path[row] for row in rows.tolist()]
+            for manifest, rows in (
+                (self.data.query, sides.query_rows),
+                (self.data.gallery, sides.gallery_rows),
+            )
+        ]
+        top = self.draws.protocol.ranking
+        if self.group is not None:
+            return ranking_from_shards(sides, *names, top, metric=self.metric, group=self.group)
+        return ranking_from_features(sides.query, sides.gallery, *names, top, metric=self.metric)
 
 
 def unique_files(query: Manifest, gallery: Manifest) -> Manifest:
@@ -95,12 +129,13 @@ def assess(
     ranks: Ranks | None = None,
 ) -> dict[str, Assessment]:
     """Evaluate `model` on one set, by the name of each result; see `extract` for the arguments. Several `ranks`
-    share the images and the queries; each returns the whole result. Errors: ValueError if no query can be evaluated.
+    share the images, and each keeps the features of those it read (`evaluate_shards` says what it holds beside them);
+    each returns the whole result, to the bits of one. Errors: ValueError if no query can be evaluated, on every rank.
     """
     ranks = ranks or Ranks()
     how = {"flip": flip, "channels_last": channels_last}
     features = extract_shared(ranks, data.name, model, data.loader, device, check, **how)
-    return _rank(data, features, metric, ranks.group)
+    return _rank(data, features, metric, ranks)
 
 
 def assess_colour(data: EvalData, policy: BadImagePolicy) -> dict[str, Assessment]:
@@ -116,28 +151,43 @@ def assess_colour(data: EvalData, policy: BadImagePolicy) -> dict[str, Assessmen
             policy.record(error.path, error.reason)
     if not values:
         raise ValueError(f"assess_colour: {data.name}: got no readable image, expected some")
-    return _rank(data, Features(torch.stack(values), torch.tensor(rows)), "euclidean")
+    return _rank(data, Features(torch.stack(values), torch.tensor(rows)), "euclidean", Ranks())
 
 
-def _rank(data: EvalData, features: Features, metric: str, group: Any = None) -> dict[str, Assessment]:
+def _rank(data: EvalData, features: Features, metric: str, ranks: Ranks) -> dict[str, Assessment]:
     place = {data.files.path[row]: i for i, row in enumerate(features.rows.tolist())}
     sides, rows = [], []
     for manifest in (data.query, data.gallery):
         kept = [row for row in range(len(manifest)) if manifest.path[row] in place]
-        if not kept:
+        if not any(ranks.everyone(len(kept))):
             raise ValueError(
                 f"assess: {data.name}: got no readable image in the query or the gallery, expected some in "
                 "both"
             )
-        rows.append(torch.tensor(kept))
-        sides.append(features.values[[place[manifest.path[row]] for row in kept]])
+        rows.append(torch.tensor(kept, dtype=torch.int64))
+        sides.append(_some(features.values, [place[manifest.path[row]] for row in kept]))
     found = {}
     for name, drawn in data.draws.items():
-        result = evaluate_draws(
-            drawn, *sides, metric=metric, query_rows=rows[0], gallery_rows=rows[1], group=group
-        )
-        found[name] = Assessment(name, data, result, metric, *sides, *rows)
+        if ranks.group is None:
+            result = evaluate_draws(drawn, *sides, metric=metric, query_rows=rows[0], gallery_rows=rows[1])
+        else:
+            shards = _shards(data, *sides, *rows)
+            result = evaluate_shards(drawn, *shards, metric=metric, group=ranks.group)
+        found[name] = Assessment(name, data, result, metric, *sides, *rows, ranks.group)
     return found
+
+
+def _some(values: Tensor, rows: list[int]) -> Tensor:
+    """These rows; no copy where they lie side by side, as those of a side do that shares no file with the other."""
+    if rows and rows == list(range(rows[0], rows[0] + len(rows))):
+        return values[rows[0] : rows[0] + len(rows)]
+    return values[torch.tensor(rows, dtype=torch.int64)]
+
+
+def _shards(
+    data: EvalData, query: Tensor, gallery: Tensor, query_rows: Tensor, gallery_rows: Tensor
+) -> tuple[Shard, Shard]:
+    return Shard(query, query_rows, len(data.query)), Shard(gallery, gallery_rows, len(data.gallery))
 
 
 def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
@@ -150,7 +200,7 @@ def result_record(assessment: Assessment, ranked: int) -> dict[str, Any]:
         manifest.take(rows.tolist())
         for manifest, rows in ((data.query, sides.query_rows), (data.gallery, sides.gallery_rows))
     )
-    lists = ranked_lists_from_features(*sides[:4], result.protocol, ranked, metric=assessment.metric)
+    lists = assessment.ranked_lists(sides, ranked)
     queries, ranks = [], []
     for i, entries in enumerate(lists):
         queries.append(
@@ -204,32 +254,22 @@ def write_results(
     run: RunFolder, assessments: dict[str, Assessment], ranked: int, place: str = "results/{name}.json"
 ) -> list[Path]:
     """One file for every result, `place` its name in the run folder; and, for the sets whose protocol asks for it, a
-    ranking file in rankings/, one for all members of a family.
+    ranking file in rankings/, one for all members of a family. All ranks of a group call; a silent folder writes
+    nothing.
     """
     written = []
     rankings: dict[str, list[Ranking]] = {}
     for name, assessment in assessments.items():
         written.append(run.write_json(place.format(name=name), result_record(assessment, ranked)))
         if assessment.draws.protocol.ranking:
-            rankings.setdefault(assessment.data.name, []).append(_ranking(assessment))
+            rankings.setdefault(assessment.data.name, []).append(assessment.ranking())
     for name, parts in rankings.items():
+        if not run.writes:
+            continue
         target = run / "rankings" / Path(place.format(name=name)).name
         target.parent.mkdir(exist_ok=True)
         written.append(write_ranking(target, *parts))
     return written
-
-
-def _ranking(assessment: Assessment) -> Ranking:
-    _, sides = assessment.first_trial()
-    names = [
-        [manifest.path[row] for row in rows.tolist()]
-        for manifest, rows in (
-            (assessment.data.query, sides.query_rows),
-            (assessment.data.gallery, sides.gallery_rows),
-        )
-    ]
-    top = assessment.draws.protocol.ranking
-    return ranking_from_features(sides.query, sides.gallery, *names, top, metric=assessment.metric)
 
 
 def table_row(system: str, name: str, label: str, figures: dict[str, float]) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def extract(
     if not values:
         raise ValueError("extract: loader: got no image, expected at least one")
     features = Features(torch.cat(values), torch.cat(rows))
-    finite = features.values.isfinite().all(dim=1)
-    if not finite.all():
-        bad = features.rows[~finite]
+    low, high = torch.aminmax(features.values)  # one read, no temporary; NaN wins over every number
+    if not bool(low.isfinite() & high.isfinite()):
+        bad = features.rows[~features.values.isfinite().all(dim=1)]
         raise ValueError(
             f"extract: model: got {len(bad)} features with NaN or Inf (first: row {int(bad[0])}), expected "
             "finite features"

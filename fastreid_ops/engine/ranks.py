@@ -10,17 +10,32 @@ step. The first rank alone writes. `Ranks()` is a process alone: nothing here do
 What an average over ranks means for a loss. A mean over images is that of the whole batch. A loss that compares the
 images of a batch (batch-hard triplet) compares those of a rank's part, P / N identities of K images, as the field's
 data-parallel trainers do; batch norm uses the statistics of the part (`train.sync_batch_norm`: of the whole batch).
-State that a loss keeps in buffers is the first rank's after every step, as are batch norm's running statistics.
+So N ranks are one process, to rounding, where every term is a mean and no statistics are taken; otherwise they are, to
+the bit for two, one that goes through the N parts of each batch one after the other, adds up their gradients and steps
+with their mean. By method:
+
+    means                                             compared within a rank's part
+    identity         id                               triplet
+    wrim             id                               triplet, cmkic
+    deen             id, orthogonality (both)         triplet, cpm, contrastive
+    agw              id                               triplet
+    cloth_changing   id, correction, distillation     triplet; the clothes classifier has a batch norm
+    cal              id, clothes, adversarial         pairs
+    naic             id, center, parts                triplet
+
+What a method trains by a step of its own it gives the mean of the gradients (`average_over_ranks`), and what it keeps
+of the images it takes from all ranks (`rows_of_ranks`: CAL's bank). Other buffers of losses, and batch norm's running
+statistics, are the first rank's after every step.
 """
 
 import contextlib
 import gc
 import os
+import signal
+import threading
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -29,8 +44,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastreid_ops.config import Config, ConfigError
-from fastreid_ops.config.check import batch_layout
+from fastreid_ops.config.check import check_shares
 from fastreid_ops.engine.interrupt import Interrupted
+
+ANSWER = 10.0  # seconds in which a rank that found a call failed hears of the others
+_ANSWERING = 1_000_003  # tag of these messages
 
 
 class RankError(RuntimeError):
@@ -47,7 +65,7 @@ class Ranks:
 
     def __init__(self, device: torch.device | None = None, timeout: float = 1800.0) -> None:
         self.rank, self.world, self.timeout = 0, 1, timeout
-        # The group of the CPU: words, features and the meeting points.
+        # The group of the CPU: words, features on their way and the meeting points.
         self.group: dist.ProcessGroup | None = None
         if device is None or not started():
             return
@@ -76,10 +94,41 @@ class Ranks:
         try:
             dist.monitored_barrier(self.group, timedelta(seconds=self.timeout), wait_all_ranks=True)
         except RuntimeError as error:
+            if "monitoredBarrier" not in _first_line(error):
+                raise self.lost() from error
             raise RankError(
                 f"ranks: {place}: rank {self.rank} of {self.world} waited, expected every rank within "
                 f"{self.timeout:g} s (run.rank_timeout): {_first_line(error)}"
             ) from error
+
+    def lost(self) -> RankError:
+        """What to say after a collective call that failed: who is gone, or else who does not come here."""
+        gone, silent = self._missing()
+        who, what = (gone, "ended") if gone else (silent, f"gave no answer within {ANSWER:g} s")
+        which = f"rank{'s' if len(who) > 1 else ''} {', '.join(map(str, who))}" if who else "a connection"
+        return RankError(
+            f"ranks: {which} of {self.world} {what if who else 'failed'}, as rank {self.rank} found, expected all "
+            "ranks until the end of the run; who was not killed has said why. Go on from the last checkpoint: --resume"
+        )
+
+    def _missing(self) -> tuple[list[int], list[int]]:
+        """The ranks that closed their connection, and those that let us wait: everyone who finds that a call failed
+        sends all others a number.
+        """
+        calls, gone, silent = {}, [], []
+        for other in set(range(self.world)) - {self.rank}:
+            box = torch.zeros(1)
+            try:
+                dist.isend(torch.zeros(1), other, group=self.group, tag=_ANSWERING)
+                calls[other] = dist.irecv(box, other, group=self.group, tag=_ANSWERING), box
+            except RuntimeError:
+                gone.append(other)
+        for other, (call, _) in calls.items():
+            try:
+                call.wait(timedelta(seconds=ANSWER))
+            except RuntimeError as error:
+                (silent if "imed out" in str(error) else gone).append(other)
+        return sorted(gone), sorted(silent)
 
     def tell(self, value: Any, source: int = 0) -> Any:
         """The value that rank `source` has, on every rank: tensors and plain values."""
@@ -148,22 +197,6 @@ class Ranks:
         begins = [part * stretch + self.rank * mine for part in range(parts)]
         return [begin + place for begin in begins for place in range(mine)]
 
-    def gather_rows(self, mine: Tensor) -> Tensor:
-        """All ranks' rows, the first rank's first, on every rank. (n, ...) on the CPU, n may differ; nothing is
-        padded.
-        """
-        if self.group is None:
-            return mine
-        bounds = [0, *accumulate(self.everyone(len(mine)))]
-        rows = mine.new_empty(bounds[-1], *mine.shape[1:])
-        for source in range(self.world):
-            part = rows[bounds[source] : bounds[source + 1]]
-            if source == self.rank:
-                part.copy_(mine)
-            if len(part):
-                dist.broadcast(part, src=source, group=self.group)
-        return rows
-
     @torch.no_grad()
     def same_buffers(self, *modules: nn.Module) -> None:
         """Give every rank the first one's buffers (batch norm's statistics, what losses remember)."""
@@ -181,6 +214,29 @@ class Ranks:
                 buffer.copy_(part.view_as(buffer))
 
 
+@torch.no_grad()
+def average_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the mean of each tensor over the ranks, in place: for a method that trains something by a step of
+    its own, inside the step that DistributedDataParallel sees. Every rank calls it, with tensors of the same shapes.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return
+    for tensor in tensors:
+        dist.all_reduce(tensor)
+        tensor /= dist.get_world_size()
+
+
+@torch.no_grad()
+def rows_of_ranks(rows: Tensor) -> Tensor:
+    """The rows (n, ...) of all ranks, the first rank's first, (N n, ...) without a gradient; n is the same on all."""
+    rows = rows.detach().contiguous()
+    if not (dist.is_available() and dist.is_initialized()):
+        return rows
+    found = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, rows)
+    return torch.cat(found)
+
+
 def every_batch(last: bool) -> contextlib.AbstractContextManager:
     """What a process alone has around the batches of a step: nothing."""
     return contextlib.nullcontext()
@@ -194,20 +250,8 @@ def sharing(config: Config, batches: Any, ranks: Ranks) -> Callable[[int], list[
     """
     if ranks.world == 1:
         return None
+    check_shares(config, ranks.world)
     data = config.data
-    if data.batch_size % ranks.world:
-        raise ConfigError(
-            f"data.batch_size: got {data.batch_size}, expected a multiple of the {ranks.world} ranks that share it"
-        )
-    part = replace(config, data=replace(data, batch_size=data.batch_size // ranks.world))
-    found = batch_layout(part)
-    if found:
-        raise ConfigError(
-            "\n".join(
-                f"{line}: data.batch_size is shared by {ranks.world} ranks, this is one's part"
-                for line in found
-            )
-        )
     parts = {"paired": 2, "domain": getattr(batches, "count", 1)}.get(data.sampler_kind, 1)
     if data.batch_size % (parts * ranks.world):
         raise ConfigError(
@@ -285,11 +329,41 @@ def _first_line(error: Exception) -> str:
 
 
 @contextlib.contextmanager
+def naming_lost(ranks: Ranks) -> Iterator[None]:
+    """Say which rank is gone where a collective call failed, in place of the words of gloo or NCCL.
+
+    The launcher ends the others within moments of the first; from here on they end by themselves, so they do not
+    listen.
+    """
+    try:
+        yield
+    except RankError:
+        _deaf(ranks)
+        raise
+    except RuntimeError as error:
+        if ranks.group is None or not _of_a_collective(error):
+            raise
+        _deaf(ranks)
+        raise ranks.lost() from error
+
+
+def _of_a_collective(error: RuntimeError) -> bool:
+    # gloo's errors have no class of their own, but their place in the source.
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _deaf(ranks: Ranks) -> None:
+    if ranks.group is not None and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
 def leaving(ranks: Ranks) -> Iterator[Ranks]:
     """Close after a run that ended well or was interrupted. After a failure the others are at another place, and
     the process simply ends."""
     try:
-        yield ranks
+        with naming_lost(ranks):
+            yield ranks
     except Interrupted:
         ranks.close()
         raise

@@ -31,7 +31,7 @@ from fastreid_ops.engine.interrupt import Interrupt, Interrupted
 from fastreid_ops.engine.log import Log, Metrics, open_board
 from fastreid_ops.engine.loop import Tools, evaluation_records, fit
 from fastreid_ops.engine.methods import method
-from fastreid_ops.engine.ranks import Ranks, SharedStep, leaving, local_device
+from fastreid_ops.engine.ranks import Ranks, SharedStep, leaving, local_device, naming_lost
 from fastreid_ops.engine.run_folder import RunFolder
 from fastreid_ops.engine.silent import SilentFolder, SilentLog, SilentMetrics
 from fastreid_ops.engine.state import TrainState, capture_random, restore_random, seed_everything
@@ -131,7 +131,7 @@ def _run(request: Request, folder: RunFolder, log: Log, device: torch.device, ra
     board = open_board(folder / "tensorboard", step) if config.run.tensorboard and ranks.first else None
     metrics = Metrics(folder / "metrics.jsonl", board) if ranks.first else SilentMetrics()
     try:
-        with Interrupt() as interrupt:
+        with naming_lost(ranks), Interrupt() as interrupt:
             check = ranks.agreed(interrupt.check)
             step_of_method = method(config.train.method).step
             tools = Tools(
@@ -292,9 +292,9 @@ def _finish(
         if not state.config.eval.every:
             for record in evaluation_records(results, state.epoch, state.step):
                 tools.metrics.append(record)
+    write_results(folder, results, state.config.eval.ranked)
     if not tools.ranks.first:
         return
-    write_results(folder, results, state.config.eval.ranked)
     systems = {**folder.read_json("baselines.json"), "trained": summaries(results)}
     rows = [
         table_row(system, name, label, figures[name])

@@ -32,6 +32,8 @@ class RunFolder:
     process.
     """
 
+    writes = True
+
     def __init__(self, path: Path):
         self.path = path.resolve()
         self._lock: int | None = None

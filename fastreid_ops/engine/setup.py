@@ -145,14 +145,20 @@ def train_loader(
     )
 
 
+def synchronised(module: nn.Module, config: Config) -> nn.Module:
+    """With the statistics of the whole batch, of all ranks, where `train.sync_batch_norm` asks for them."""
+    if config.train.sync_batch_norm and dist.is_initialized():
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    return module
+
+
 def build_network(config: Config, classes: int, device: torch.device) -> nn.Module:
     """The model on its device and in its memory layout. Errors: ConfigError for options it does not know."""
     try:
         model = create_model(config.model.name, classes, **config.model.options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.options: {error}") from error
-    if config.train.sync_batch_norm and dist.is_initialized():
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model = synchronised(model, config)
     layout = torch.channels_last if config.train.channels_last else torch.preserve_format
     return model.to(device, memory_format=layout)
 
@@ -180,7 +186,7 @@ def build_state(
     except ValueError as error:
         raise ConfigError(str(error)) from error
     context = Context(config, model, len(label_map), training)
-    criteria = method(config.train.method).losses(context).to(device)
+    criteria = synchronised(method(config.train.method).losses(context), config).to(device)
     return TrainState(
         config=config,
         model=model,

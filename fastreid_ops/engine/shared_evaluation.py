@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features by several ranks, bit for bit those of one."""
+"""Features by several ranks, bit for bit those of one, each row on the rank that read its image."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from torch import nn
 from fastreid_ops.data.loader import EvalLoader
 from fastreid_ops.engine.extract import Features, extract
 from fastreid_ops.engine.ranks import Ranks
+from fastreid_ops.ops import _shards
 
 
 def extract_shared(
@@ -20,12 +21,13 @@ def extract_shared(
     check: Callable[[], None],
     **how: bool,
 ) -> Features:
-    """`extract`, the batches shared out over the ranks; every rank gets the features of all rows, in order.
+    """`extract`, the batches shared out over the ranks; every rank keeps the features of its own part, none where
+    there are fewer batches than ranks.
 
-    A batch has the same images whoever reads it, so the bits do not depend on the number of ranks. Memory: all
-    features on every rank, 4 N D bytes, as the ops that share queries among ranks ask for; images and activations
-    are those of one batch. `name` says in errors which set it is. `check` is called equally often on every rank, so
-    that it may be a collective call.
+    A batch has the same images whoever reads it, so the bits do not depend on the number of ranks. Memory: a rank's
+    part of the features, 4 N D bytes by the number of ranks; images and activations are those of one batch. `name`
+    says in errors which set it is. `check` is called equally often on every rank, so that it may be a collective call.
+    Errors: as `extract`, on every rank: where one fails, all raise its error, or a ValueError with its words.
     """
     if ranks.group is None:
         return extract(model, loader, device, check=check, **how)
@@ -37,20 +39,24 @@ def extract_shared(
         check()
 
     most = -(-len(loader) // ranks.world)
-    batches = loader.part(ranks.rank, ranks.world)
-    first = next(batches, None)
-    found = None
-    if first is not None:
-        found = extract(model, _chain(first, batches), device, check=counted, **how)
+    found, failed = None, None
+    try:
+        batches = loader.part(ranks.rank, ranks.world)
+        first = next(batches, None)
+        if first is not None:
+            found = extract(model, _chain(first, batches), device, check=counted, **how)
+    except (ArithmeticError, OSError, RuntimeError, ValueError) as error:
+        failed = error  # the others are still at work: told below, where all meet
     while calls < most:
         counted()
     ranks.meet(f"features of {name}")
+    _shards.all_raise(failed, ranks.group)
     width = max(ranks.everyone(0 if found is None else found.values.shape[1]))
     if width == 0:
         raise ValueError("extract: loader: got no image, expected at least one")
-    if found is None:  # fewer batches than ranks
+    if found is None:
         found = Features(torch.empty(0, width), torch.empty(0, dtype=torch.int64))
-    return Features(ranks.gather_rows(found.values), ranks.gather_rows(found.rows))
+    return found
 
 
 def _chain(first, rest):

@@ -12,6 +12,8 @@ from fastreid_ops.engine.run_folder import RunFolder
 class SilentFolder(RunFolder):
     """The folder that another rank holds: it may be read from, writes are left out."""
 
+    writes = False
+
     def write_text(self, name: str, text: str) -> Path:
         return self.path / name
 

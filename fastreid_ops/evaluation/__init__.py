@@ -17,6 +17,7 @@ from fastreid_ops.evaluation.rankings import (
     write_ranking,
 )
 from fastreid_ops.evaluation.result import Result
+from fastreid_ops.evaluation.shards import Shard, evaluate_shards
 from fastreid_ops.evaluation.tracklets import pool_tracklets
 from fastreid_ops.evaluation.trials import Trials
 from fastreid_ops.evaluation.verification import Verification, tpr_at_fpr
@@ -31,12 +32,14 @@ __all__ = [
     "PseudoLabels",
     "RankedList",
     "Result",
+    "Shard",
     "Trials",
     "Verification",
     "draw",
     "evaluate",
     "evaluate_features",
     "evaluate_protocol",
+    "evaluate_shards",
     "evaluate_trials",
     "mean_distances",
     "pool_tracklets",

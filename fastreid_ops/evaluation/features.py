@@ -100,8 +100,14 @@ def ranked_lists_from_features(
         dropped = torch.stack([_relevance.dropped(q, op_rules, sides) for q in rows])
         wide = min(sizes[1], k + int(dropped.sum(1).max()))
         found = neighbours(query_features[first : rows.stop], gallery_features, wide, metric=metric)
-        distances = from_squared(found.squared, metric)
-        for row, index in enumerate(found.indices):
-            kept = (~dropped[row, index]).nonzero().flatten()[:k]
-            lists.append(RankedList(index[kept].tolist(), distances[row, kept].tolist()))
+        lists += listed(dropped, found.indices, from_squared(found.squared, metric), k)
+    return lists
+
+
+def listed(dropped: Tensor, indices: Tensor, distances: Tensor, k: int) -> list[RankedList]:
+    """The first k of (q, n) neighbours without those that ``dropped`` (q, G) says."""
+    lists = []
+    for row, index in enumerate(indices):
+        kept = (~dropped[row, index]).nonzero().flatten()[:k]
+        lists.append(RankedList(index[kept].tolist(), distances[row, kept].tolist()))
     return lists

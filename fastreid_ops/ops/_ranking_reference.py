@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -18,15 +20,21 @@ _STEP = 0x9E3779B97F4A7C15
 
 def metrics(distance: Tensor, sides: Sides, rules: Rules) -> tuple[Tensor, ...]:
     """(cmc, mAP, mINP, ap, inp, first_rank, num_relevant, status, cmc_rank)."""
+    return summary(*rows(distance, sides, rules, range(distance.shape[0])), rules)
+
+
+def rows(distance: Tensor, sides: Sides, rules: Rules, which: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """AP and INP (2, Q); first_rank, cmc_rank, num_relevant and status (4, Q); what each adds to the CMC (Q,
+    max_rank). Row i of the distances is query which[i]."""
     queries, max_rank = distance.shape[0], rules.max_rank
     per_query = torch.zeros(2, queries, dtype=torch.float64, device=distance.device)
     counts = torch.zeros(4, queries, dtype=torch.int64, device=distance.device)
     shares = torch.zeros(queries, max_rank, dtype=torch.float64, device=distance.device)
     identity = torch.unique(sides.gallery_pids, return_inverse=True)[1]
-    for q in range(queries):
+    for q, number in enumerate(which):
         order = torch.sort(distance[q], stable=True).indices  # NaN last, equal distances by gallery index
-        match = sides.gallery_pids[order] == sides.query_pids[q]
-        kept = ~dropped(q, rules, sides)[order]
+        match = sides.gallery_pids[order] == sides.query_pids[number]
+        kept = ~dropped(number, rules, sides)[order]
         ranks = match[kept].nonzero().flatten() + 1
         matches = ranks.numel()
         if matches == 0:
@@ -48,9 +56,15 @@ def metrics(distance: Tensor, sides: Sides, rules: Rules) -> tuple[Tensor, ...]:
             places = torch.bincount(ranks - n.to(torch.int64), minlength=max_rank)[:max_rank]
             shares[q] = places.to(torch.float64) / matches
         elif rules.cmc == "single_gallery_shot":
-            shares[q] = _single_gallery_shot(q, who, ranks, rules)
+            shares[q] = _single_gallery_shot(number, who, ranks, rules)
         elif first <= max_rank:
             shares[q, first - 1] = 1
+    return per_query, counts, shares
+
+
+def summary(per_query: Tensor, counts: Tensor, shares: Tensor, rules: Rules) -> tuple[Tensor, ...]:
+    """`metrics` from the `rows` of all queries."""
+    queries = per_query.shape[1]
     first_rank, cmc_rank, num_relevant, status = counts.unbind()
     counted = queries if rules.invalid == "zero" else int((status == VALID).sum())
     divisor = max(counted, 1)
@@ -66,7 +80,7 @@ def metrics(distance: Tensor, sides: Sides, rules: Rules) -> tuple[Tensor, ...]:
         torch.tensor(_sum_in_lanes(values) / divisor, dtype=torch.float64, device=values.device)
         for values in per_query
     ]
-    cmc = torch.tensor(cmc, dtype=torch.float64, device=distance.device)
+    cmc = torch.tensor(cmc, dtype=torch.float64, device=per_query.device)
     return (cmc, *means, *per_query.unbind(), first_rank, num_relevant, status, cmc_rank)
 
 

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import conftest
+import ranks_systems
 import tiny
 import torch
+from torch.distributed import new_group
 
-from fastreid_ops import models, train
+from fastreid_ops import evaluate, models, train
 from fastreid_ops.engine import ranks as module
 from fastreid_ops.engine.interrupt import Interrupted
 from fastreid_ops.engine.log import Log
@@ -79,9 +81,9 @@ def trained(way, ranks):
 
 
 def meeting(ranks):
-    """Rank 1 is late: what the first one says."""
+    """Rank 1 is late: what the first one says. In a group of its own, which is of no use afterwards."""
     late = module.Ranks()
-    late.rank, late.world, late.timeout, late.group = ranks.rank, ranks.world, 0.5, ranks.group
+    late.rank, late.world, late.timeout, late.group = ranks.rank, ranks.world, 0.5, new_group(backend="gloo")
     if ranks.rank == 1:
         time.sleep(1.5)
     try:
@@ -89,6 +91,15 @@ def meeting(ranks):
     except module.RankError as error:
         return str(error)
     return ""
+
+
+def silent(ranks):
+    """Rank 1 is at work elsewhere while the first one finds that a call failed: what that one says."""
+    module.ANSWER = 0.5
+    if ranks.rank == 1:
+        time.sleep(1.5)
+        return ""
+    return str(ranks.lost())
 
 
 def stopped(ranks):
@@ -110,7 +121,9 @@ def stopped(ranks):
 
 
 def runs(rank, ports, people, folder):
-    """The command: a whole run; one in which rank 1 gets a signal, and its resumption."""
+    """The commands: a whole run; one in which rank 1 gets a signal, its resumption and that of one in which it was
+    killed; an evaluation.
+    """
     models.MODELS["tiny"] = "tiny:tiny"
     forward, count = tiny.Tiny.forward, []
 
@@ -131,7 +144,16 @@ def runs(rank, ports, people, folder):
     statuses.append(train.main(tiny.arguments(people, folder / "cut")))
     interrupt_at = 0
     os.environ["MASTER_PORT"] = ports.pop()
-    return [*statuses, train.main(["--resume", str(folder / "cut")])]
+    for name in ("cut", "killed"):
+        statuses.append(train.main(["--resume", str(folder / name)]))
+        os.environ["MASTER_PORT"] = ports.pop()
+    return [*statuses, evaluate.main([str(folder / "cut")])]
+
+
+def systems(folder, ranks):
+    """One system of each kind."""
+    people = folder / "systems" / "people.csv"
+    return {name: ranks_systems.trained(name, people, ranks) for name in ranks_systems.SYSTEMS}
 
 
 if __name__ == "__main__":
@@ -139,10 +161,12 @@ if __name__ == "__main__":
     name, ports, folder = sys.argv[1], sys.argv[2].split(","), Path(sys.argv[3])
     torch.set_num_threads(1)
     people = folder / "people" / "people.csv"
+    ranks_systems.add_networks()
     if name == "alone":
         models.MODELS["tiny"] = "tiny:tiny"
         train.main(tiny.arguments(people, folder / "alone"))
-        torch.save({way: trained(way, module.Ranks()) for way in WAYS}, folder / "alone.pt")
+        found = {way: trained(way, module.Ranks()) for way in WAYS} | systems(folder, module.Ranks())
+        torch.save(found, folder / "alone.pt")
         sys.exit()
     rank = int(name)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
@@ -150,9 +174,9 @@ if __name__ == "__main__":
     found = {"runs": runs(rank, ports, people, folder)}
     os.environ["MASTER_PORT"] = ports.pop()
     ranks = module.Ranks(torch.device("cpu"), 120.0)
-    found |= {way: trained(way, ranks) for way in WAYS}
-    found["rows"] = ranks.gather_rows(torch.arange(6.0).view(3, 2) + 10 if rank else torch.zeros(0, 2))
+    found |= {way: trained(way, ranks) for way in WAYS} | systems(folder, ranks)
     found["stopped"] = stopped(ranks)
     found["meeting"] = meeting(ranks)
+    found["silent"] = silent(ranks)
     torch.save(found, folder / f"{rank}.pt")
-    # The barrier that failed leaves the group unusable; the process just ends.
+    # What failed leaves the group unusable; the process just ends.

@@ -11,7 +11,8 @@ TIMM_TABLE = "fastreid_ops.models.backbones.timm:"
 
 
 HAS_TIMM = importlib.util.find_spec("timm") is not None
-OPERATORS = mend_torchvision() if HAS_TIMM else None
+if HAS_TIMM:
+    mend_torchvision()
 
 
 @pytest.fixture(scope="session")

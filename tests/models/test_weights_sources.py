@@ -342,9 +342,34 @@ def test_torchvisions_key_lists(timm, theirs, rest):
     assert {s.file for s in report.skipped} == rest
 
 
-def test_torchvisions_mobilenet_is_another_network(timm):
+@pytest.mark.parametrize("trained", [False, True], ids=["random", "ImageNet"])
+def test_torchvisions_mobilenet_gives_torchvisions_features(timm, trained, request):
+    torchvision = pytest.importorskip("torchvision")
+    other = torchvision.models.mobilenet_v2(weights=None).eval()
+    file = request.getfixturevalue("imagenet_mobilenet") if trained else values(layout(other))
+    state = torch.load(file, weights_only=True) if trained else file
+    other.load_state_dict(state)
+    model = empty("mobilenetv2_x1_0", first_expansion=False)
+    report = load_weights(model, file)
+    assert report.keymap == "torchvision, mobilenet_v2"
+    assert report.unexpected == ("classifier.1.weight", "classifier.1.bias")
+    assert report.missing == ("classifier.weight", "classifier.bias")
+    assert len(report.used) == len(state) - 2 == 312
+    assert report.notes == ()
+    images = torch.randn(2, 3, 80, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = other.features(images).mean((2, 3))
+        torch.testing.assert_close(model(images), want, rtol=1e-4, atol=1e-5 * want.abs().max().item())
+
+
+def test_torchvisions_mobilenet_in_deep_person_reids_form(timm):
+    """Which has one convolution more: the report says so."""
     torchvision = pytest.importorskip("torchvision")
     with torch.device("meta"):
         listed = layout(torchvision.models.mobilenet_v2(weights=None))
-    with pytest.raises(ValueError, match="none fits the model"):
-        load_weights(empty("mobilenetv2_x1_0"), tags(listed))
+    model = empty("mobilenetv2_x1_0")
+    report = load_weights(model, tags(listed))
+    kept = {name for name in model.state_dict() if name.startswith(("conv2.0.conv1.", "classifier."))}
+    assert set(report.missing) == kept
+    (said,) = report.notes
+    assert "first_expansion=False" in said

@@ -39,6 +39,9 @@ CPU_ONLY = {
     # pool, network and gate.
     "fastreid::channel_attention",
     "fastreid::channel_attention_backward",
+    # A gallery over several ranks: features come to the CPU when they are extracted, and travel from there.
+    "fastreid::rank_distances",
+    "fastreid::rank_part",
 }
 
 

@@ -72,6 +72,7 @@ SMALL = {
     "eval.flip": "false",
     "run.device": "cpu",
     "run.threads": 1,
+    "train.amp": "off",  # the same figures on every processor
     "run.log_every": 1,
     "run.report": "false",
     "run.checkpoint_every_epochs": 1000,

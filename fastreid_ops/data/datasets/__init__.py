@@ -32,6 +32,7 @@ DATASETS = {
     "sensereid": "fastreid_ops.data.datasets.sensereid:read",
     "university1652": "fastreid_ops.data.datasets.university1652:read",
     "cuhksysu": "fastreid_ops.data.datasets.cuhksysu:read",
+    "att_faces": "fastreid_ops.data.datasets.att_faces:read",
     # video: tracklets
     "mars": "fastreid_ops.data.datasets.mars:read",
     "ilidsvid": "fastreid_ops.data.datasets.ilidsvid:read",
@@ -81,6 +82,10 @@ DESCRIPTIONS = {
         "Drone images among satellite images unless chosen otherwise; buildings.",
     ),
     "cuhksysu": ("CUHK-SYSU crops", "Train only."),
+    "att_faces": (
+        "AT&T faces",
+        "New photos of the 40 people trained on, unless the split is people; photos stand for cameras.",
+    ),
     # video: tracklets
     "mars": ("MARS", "Tracklets; gallery with distractors."),
     "ilidsvid": ("iLIDS-VID", "Tracklets; one of ten splits."),

@@ -47,6 +47,7 @@ class Tree:
         missing: files that a list or a split names and that are not there.
         broken: sentences about whatever else forbids to use this tree.
         found: further findings for `check_data`.
+        seen_people: the test is meant to be of people who are trained on.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Tree:
     missing: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     found: list[Finding] = field(default_factory=list)
+    seen_people: bool = False
 
     def manifest(self) -> Manifest:
         """The rows as a manifest, whatever is wrong with the tree."""

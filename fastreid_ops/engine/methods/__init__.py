@@ -6,7 +6,9 @@
 
 `context` is a `fastreid_ops.engine.methods.context.Context`. What depends on the epoch reads `state.epoch`.
 
-The loop owns everything else: mixed precision, backward, accumulation, clipping, checkpoints, evaluation.
+The loop owns everything else: mixed precision, backward, accumulation, clipping, checkpoints, evaluation, the mean of
+the gradients over several processes. A method that takes a step of its own inside `step`, or keeps something of the
+images, does that for all of them: without `backward`, with what `fastreid_ops.engine.ranks` has for it.
 """
 
 from importlib import import_module

@@ -21,6 +21,7 @@ from fastreid_ops.data import columns
 from fastreid_ops.engine.methods import clothes
 from fastreid_ops.engine.methods.clothes import CLASSIFIER
 from fastreid_ops.engine.methods.context import Context
+from fastreid_ops.engine.ranks import rows_of_ranks
 from fastreid_ops.losses import (
     BatchHardTripletLoss,
     ClothesAdversarialLoss,
@@ -107,7 +108,9 @@ def step(state, batch) -> dict[str, Tensor]:
     if "adversarial" in terms and state.epoch >= config.clothes.from_epoch:
         positives = terms["outfits"](batch.pids)
         if config.clothes.memory:
-            value = terms["adversarial"](feature, batch.clothes, positives)
+            # Of several processes each has a part of the batch; the bank of all takes in the whole of it.
+            terms["adversarial"].remember(rows_of_ranks(feature), rows_of_ranks(batch.clothes))
+            value = terms["adversarial"](feature, batch.clothes, positives, remember=False)
         else:
             found["clothes"] = clothes.train_alone(
                 state,

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from fastreid_ops.config import ConfigError
 from fastreid_ops.data import columns
 from fastreid_ops.engine.methods.context import Context
 from fastreid_ops.engine.optim import parts
+from fastreid_ops.engine.ranks import average_over_ranks
 
 CLASSIFIER = "clothes_classifier"
 
@@ -61,11 +62,10 @@ def train_alone(state, module: nn.Module, features: Tensor, loss: Callable[[Tens
         )
     with torch.autocast(features.device.type, enabled=False):
         value = loss(module(features.float()))
-    value.backward()
-    if distributed.is_available() and distributed.is_initialized():
-        for parameter in own.values():
-            distributed.all_reduce(parameter.grad)
-            parameter.grad /= distributed.get_world_size()
+    # Not `backward`, whose hooks belong to the reducer of the whole step: several processes could not go on after it.
+    for parameter, gradient in zip(own.values(), torch.autograd.grad(value, own.values()), strict=True):
+        parameter.grad = gradient
+    average_over_ranks([parameter.grad for parameter in own.values()])
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return value.detach()

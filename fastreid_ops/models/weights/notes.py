@@ -8,7 +8,12 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from fastreid_ops.models.weights.keymap import KeyMap
-from fastreid_ops.models.weights.sources import DENSENET_V0, EFFICIENTNET_TIMM, FASTREID
+from fastreid_ops.models.weights.sources import (
+    DENSENET_V0,
+    EFFICIENTNET_TIMM,
+    FASTREID,
+    MOBILENETV2_TORCHVISION,
+)
 
 
 def notes(model: nn.Module, source: KeyMap, file: Mapping[str, Tensor]) -> Iterator[str]:
@@ -46,6 +51,15 @@ def notes(model: nn.Module, source: KeyMap, file: Mapping[str, Tensor]) -> Itera
             "this EfficientNet pads as TensorFlow does and adds 1e-3 to variances, as timm's tf_efficientnet_b0; "
             "weights of timm's efficientnet_b0 were trained with other padding and 1e-5, and its features differ"
         )
+    if kind == "MobileNetV2" and source is MOBILENETV2_TORCHVISION and _has_first_expansion(model):
+        yield (
+            "torchvision's mobilenet_v2 has no expansion in its first block, which this model has and which keeps its "
+            "random values; create the model with first_expansion=False for the features of these weights"
+        )
+
+
+def _has_first_expansion(model: nn.Module) -> bool:
+    return not isinstance(model.conv2[0].conv1, nn.Identity)
 
 
 def _has_final_relu(model: nn.Module) -> bool:

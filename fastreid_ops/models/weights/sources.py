@@ -57,6 +57,32 @@ EFFICIENTNET: tuple[Table, ...] = (
     ),
 )
 
+# torchvision's mobilenet_v2: one list of 19 parts, each block a list of its layers, the first without an expansion; for
+# deep-person-reid's names, where stages conv2 to conv8 hold these many blocks.
+_MOBILE_BLOCKS = (1, 2, 3, 4, 3, 3, 1)
+_MOBILE_LAYERS = (
+    (r"0\.0", "conv1.conv"),
+    (r"0\.1", "conv1.bn"),
+    (r"1\.0", "dwconv2.conv"),
+    (r"1\.1", "dwconv2.bn"),
+    ("2", "conv3.0"),
+    ("3", "conv3.1"),
+)
+_MOBILE_FIRST = ((r"0\.0", "dwconv2.conv"), (r"0\.1", "dwconv2.bn"), ("1", "conv3.0"), ("2", "conv3.1"))
+MOBILENETV2: tuple[Table, ...] = (
+    (
+        *((rf"features\.0\.{n}\.(.+)", rf"conv1.{part}.\1") for n, part in enumerate(("conv", "bn"))),
+        *((rf"features\.18\.{n}\.(.+)", rf"conv9.{part}.\1") for n, part in enumerate(("conv", "bn"))),
+        *((rf"features\.1\.conv\.{theirs}\.(.+)", rf"conv2.0.{ours}.\1") for theirs, ours in _MOBILE_FIRST),
+        *((rf"(features\.\d+)\.conv\.{theirs}\.(.+)", rf"\1.{ours}.\2") for theirs, ours in _MOBILE_LAYERS),
+    ),
+    tuple(
+        (rf"features\.{1 + sum(_MOBILE_BLOCKS[:stage]) + index}\.(.+)", rf"conv{stage + 2}.{index}.\1")
+        for stage, count in enumerate(_MOBILE_BLOCKS)
+        for index in range(count)
+    ),
+)
+
 FASTREID = KeyMap(
     "fast-reid",
     (
@@ -76,6 +102,9 @@ DENSENET_V0 = KeyMap(
 )
 
 EFFICIENTNET_TIMM = KeyMap("timm, efficientnet_b0", EFFICIENTNET, mark=r"blocks\.0\.0\.conv_dw\.")
+MOBILENETV2_TORCHVISION = KeyMap(
+    "torchvision, mobilenet_v2", MOBILENETV2, mark=r"features\.1\.conv\.0\.0\.weight"
+)
 
 # The first of those that fit equally well counts.
 SOURCES: tuple[KeyMap, ...] = (
@@ -119,4 +148,5 @@ SOURCES: tuple[KeyMap, ...] = (
     ),
     KeyMap("torchreid of 2018, mobilenetv2", (((r"block([2-8]\..+)", r"conv\1"),),), mark=r"block2\."),
     EFFICIENTNET_TIMM,
+    MOBILENETV2_TORCHVISION,
 )
