@@ -132,7 +132,7 @@ def compare(pipeline: Pipeline, mine: Iterable[Tensor], his: Iterable[Tensor]) -
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda p: f"{p.rival}-{p.step}".replace(", ", "-"))
 def test_pipeline(versus, benchmark, pipeline, workers):
-    benchmark.group = f"data: {pipeline.step}"
+    benchmark.group = f"data: {pipeline.step}" + (f", {workers} workers" if workers else "")
     torch.set_num_threads(1)
     random.seed(0)  # torchreid's and torchvision's draws
     torch.manual_seed(0)
