@@ -256,6 +256,6 @@ def extension(name: str) -> Extension:
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[extension("_C"), extension("_cuda"), extension("numpy")],
+        ext_modules=[extension(name) for name in ("_C", "_cuda", "numpy", "data._pixels")],
         cmdclass={"build": FreshBuild, "build_ext": CMakeBuild},
     )
