@@ -2,6 +2,7 @@
 # Everyday commands. PYTHON may point at another interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 NAME ?=
+GPU_ARGS ?=
 
 .PHONY: help build test bench lint doctor new-op native-test cuda gpu
 
@@ -32,8 +33,5 @@ native-test:  ## C++ tests and the CUDA emulation: plain, under ASan+UBSan and u
 cuda:  ## compile and link the CUDA side, with or without a GPU
 	FASTREID_CUDA=1 $(PYTHON) -m pip install -e .
 
-gpu:  ## on a machine with a GPU: build, check every op on it, time attention, write benchmarks/results/<gpu>.json
-	FASTREID_CUDA=1 $(PYTHON) -m pip install -e '.[test,bench]'
-	$(PYTHON) -m pytest -q tests/gpu tests/ops
-	FASTREID_BENCH_FULL=1 $(PYTHON) -m pytest benchmarks/bench_attention.py --benchmark-only --benchmark-json=build/gpu.json
-	$(PYTHON) benchmarks/summarise.py build/gpu.json
+gpu:  ## on a machine with a GPU: build, tests, sanitizers, benchmarks; writes benchmarks/results/<gpu>.json (GPU_ARGS=--help)
+	$(PYTHON) tools/gpu_check.py $(GPU_ARGS)

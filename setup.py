@@ -105,7 +105,9 @@ def cuda_architectures(text: str, supported: set[str] | None = None) -> str:
     for entry in entries:
         match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", entry)
         number = match[1] + match[2] + match[3] if match else ""
-        if not match or (supported is not None and number not in supported):
+        # nvcc lists the architectures without their variants: 90, not 90a.
+        known = supported is None or (match is not None and {number, match[1] + match[2]} & supported)
+        if not match or not known:
             hint = (
                 f" (this nvcc knows {', '.join(sorted(supported, key=_arch_key))})"
                 if match and supported
@@ -254,6 +256,6 @@ def extension(name: str) -> Extension:
 
 if __name__ == "__main__":
     setup(
-        ext_modules=[extension("_C"), extension("_cuda"), extension("numpy")],
+        ext_modules=[extension(name) for name in ("_C", "_cuda", "numpy", "data._pixels")],
         cmdclass={"build": FreshBuild, "build_ext": CMakeBuild},
     )

@@ -35,13 +35,14 @@ def _fastest(run: Callable[[], object]) -> float:
 
 
 @functools.cache
-def copy_bandwidth(device: str = "cpu") -> float:
-    """Bytes a second, once for a process."""
+def copy_bandwidth(device: str = "cpu", size: int | None = None) -> float:
+    """Bytes a second, once for a process. ``size``: bytes of a buffer, where the usual ones are too large."""
     if device != "cpu":
-        return 2 * GPU_SIZE / _gpu_copy(device)
-    source, target = torch.ones(SIZE, dtype=torch.uint8), torch.zeros(SIZE, dtype=torch.uint8)
+        return 2 * (size or GPU_SIZE) / _gpu_copy(device, size or GPU_SIZE)
+    size = size or SIZE
+    source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     threads = torch.get_num_threads()
-    piece = SIZE // threads
+    piece = size // threads
 
     def move(i: int) -> None:
         ctypes.memmove(target.data_ptr() + i * piece, source.data_ptr() + i * piece, piece)
@@ -51,11 +52,12 @@ def copy_bandwidth(device: str = "cpu") -> float:
             _fastest(lambda: target.copy_(source)),
             _fastest(lambda: list(pool.map(move, range(threads)))),
         ]
-    return 2 * SIZE / min(times)
+    return 2 * size / min(times)
 
 
-def _gpu_copy(device: str) -> float:
-    source = torch.ones(GPU_SIZE, dtype=torch.uint8, device=device)
+def _gpu_copy(device: str, size: int) -> float:
+    # Random bytes: how fast a device moves and multiplies can depend on what.
+    source = torch.randint(256, (size,), dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
 
     def run() -> None:

@@ -7,11 +7,11 @@
     python -m fastreid_ops.competition --plan naic2020 --data.root data/MyDataSet --status
 
 A plan (fastreid_ops.config.plan) names models to train or to take, rounds of pseudo-labels, and how the models'
-rankings become one: features, exact re-ranking, the unweighted mean, the first 200 names of each query. What a stage
-made lies in the folder with a seal. The same command again goes on where the last one stopped, a training run in the
-middle of an epoch included, and does again only what a changed plan asks for. --status says what is done and does
-nothing. The command is one process; a model that several are to train is trained by torchrun before, and the plan takes
-its run folder as `weights`.
+rankings become one: features, exact re-ranking, the unweighted mean, the first 200 names of each query; where it is
+known who the test people are, also how good each ranking is. What a stage made lies in the folder with a seal. The
+same command again goes on where the last one stopped, a training run in the middle of an epoch included, and does
+again only what a changed plan asks for. --status says what is done and does nothing. The command is one process; a
+model that several are to train is trained by torchrun before, and the plan takes its run folder as `weights`.
 
 Exit status: 0 done, 1 it failed (one sentence says why), 2 the command line or the plan is wrong, 128 + n after
 signal n.

@@ -51,6 +51,11 @@ RULES = (
     ),
     Rule(r"^csrc/.*\.(cu|cuh)$", r"<<<", "fastreid::launch of csrc/common/launch.cuh"),
     Rule(
+        r"^(csrc|tools/new_op_template)/",
+        r"\bSTABLE_TORCH_ERROR_CODE_CHECK\b",
+        "TORCH_ERROR_CODE_CHECK: torch 2.11, the oldest that is supported, has no other",
+    ),
+    Rule(
         r"^csrc/.*" + SOURCE,
         r"#\s*pragma\s+omp|<omp\.h>",
         "torch::stable::parallel_for: one thread pool in the process",

@@ -11,7 +11,7 @@ import contextlib
 import importlib.util
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from PIL import Image
 from rivals.ranking import load_file, package_file
 from rivals.torchvision_cpu import mend_torchvision
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 mend_torchvision()
 
@@ -32,10 +33,29 @@ class Pipeline(NamedTuple):
     run: Callable[[str], Tensor]
     options: dict[str, object]
 
+    def loader(self, names: Sequence[str], batch: int, workers: int) -> DataLoader:
+        """torch's own, as both projects use it. (fast-reid's collates by adding to zeros, which is slower.)"""
+        return DataLoader(Files(names, self.run), batch_size=batch, num_workers=workers)
 
-CROP = {"crop_padding": 16, "flip": 0.5, "padding_fill": "black"}
+
+class Files(Dataset):
+    def __init__(self, names: Sequence[str], run: Callable[[str], Tensor]) -> None:
+        self.names, self.run = names, run
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.run(self.names[index])
+
+
 ERASE = {"erasing": 0.5}
 NONE = {"crop_padding": 0, "flip": 0.0, "erasing": 0.0}
+TORCHREID = {"flip": 0.5, "translation": 0.5, "erasing_fill": "mean_in_units"}
+# fast-reid's network subtracts mean and deviation, its pipeline ends with values from 0 to 255.
+LEVELS = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255, 1 / 255, 1 / 255)}
+GREY = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+FASTREID = {"flip": 0.5, "crop_padding": 10, "padding_fill": "black", "erasing_fill": GREY}
 
 
 def available(height: int, width: int) -> list[Pipeline]:
@@ -62,16 +82,15 @@ def _torchreid(height: int, width: int) -> list[Pipeline]:
         transform = train if names else test
         return Pipeline("torchreid", step, lambda path: transform(_read(path)), options)
 
-    # Its random crop enlarges by an eighth: as far as ours pads by a sixteenth of the height on every side.
     crop = ["random_flip", "random_crop"]
     colours = {"brightness": 0.2, "contrast": 0.15}
     return [
         pipeline("resize, normalise", [], NONE),
-        pipeline("flip, crop, erase", [*crop, "random_erase"], {**NONE, **CROP, **ERASE}),
+        pipeline("flip, crop, erase", [*crop, "random_erase"], {**NONE, **TORCHREID, **ERASE}),
         pipeline(
             "flip, crop, colours, erase",
             [*crop, "color_jitter", "random_erase"],
-            {**NONE, **CROP, **ERASE, **colours},
+            {**NONE, **TORCHREID, **ERASE, **colours},
         ),
     ]
 
@@ -86,10 +105,11 @@ def _fastreid(height: int, width: int) -> list[Pipeline]:
         transform = build(_settings(height, width, jitter), is_train=train)
         return Pipeline("fast-reid", step, lambda path: transform(_read(path)), options)
 
-    crop = {**NONE, **CROP, **ERASE, "crop_padding": 10}
+    none = {**NONE, **LEVELS}
+    crop = {**none, **FASTREID, **ERASE}
     colours = {"brightness": 0.15, "contrast": 0.15, "saturation": 0.1, "hue": 0.1, "jitter": 0.5}
     return [
-        pipeline("resize, normalise", False, False, NONE),
+        pipeline("resize", False, False, none),
         pipeline("flip, crop, erase", True, False, crop),
         pipeline("flip, crop, colours, erase", True, True, {**crop, **colours}),
     ]
@@ -111,7 +131,7 @@ def _settings(height: int, width: int, jitter: bool) -> SimpleNamespace:
         FLIP=SimpleNamespace(ENABLED=True, PROB=0.5),
         PADDING=SimpleNamespace(ENABLED=True, SIZE=10, MODE="constant"),
         CJ=SimpleNamespace(ENABLED=jitter, PROB=0.5, BRIGHTNESS=0.15, CONTRAST=0.15, SATURATION=0.1, HUE=0.1),
-        REA=SimpleNamespace(ENABLED=True, PROB=0.5, VALUE=[0.485 * 255, 0.456 * 255, 0.406 * 255]),
+        REA=SimpleNamespace(ENABLED=True, PROB=0.5, VALUE=list(GREY)),
     )
     return SimpleNamespace(INPUT=section)
 

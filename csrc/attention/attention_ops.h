@@ -79,7 +79,7 @@ class FeatureMap {
   }
   int32_t own() const {
     int32_t dtype;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &dtype));
     return dtype;
   }
   Tensor empty(const std::vector<int64_t>& sizes, int32_t dtype) const {
@@ -92,9 +92,9 @@ class FeatureMap {
     const int64_t strides[] = {c * h * w, channels_last ? 1 : h * w, channels_last ? c * w : w,
                                channels_last ? c : 1};
     int32_t device;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &device));
     AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(
+    TORCH_ERROR_CODE_CHECK(
         aoti_torch_empty_strided(4, sizes, strides, own(), device, tensor.get_device_index(), &handle));
     const Tensor result(handle);
     if (tensor.is_cpu())
@@ -125,7 +125,7 @@ class FeatureMap {
   const void* values(const char* argument, const Tensor& t, int64_t first, int64_t count,
                      bool integers = false) const {
     int32_t dtype;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &dtype));
     FASTREID_CHECK(dtype == (integers ? aoti_torch_dtype_int32() : wide()), op_, argument, "another dtype",
                    integers ? "int32" : "float64 for a float64 map, else float32");
     FASTREID_CHECK(t.dim() >= 1 && t.size(0) == first && t.numel() == count && beside(t), op_, argument,

@@ -94,7 +94,7 @@ struct DistanceCall {
 
   static int32_t like_dtype(const Tensor& like) {
     int32_t dtype;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
     return dtype;
   }
 
@@ -102,11 +102,11 @@ struct DistanceCall {
     std::vector<int64_t> strides(shape.size(), 1);
     for (size_t d = shape.size() - 1; d > 0; --d) strides[d - 1] = strides[d] * larger(shape[d], 1);
     int32_t device;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
     AtenTensorHandle handle;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
-                                                           strides.data(), dtype, device,
-                                                           like.get_device_index(), &handle));
+    TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(shape.size()), shape.data(),
+                                                    strides.data(), dtype, device, like.get_device_index(),
+                                                    &handle));
     return Tensor(handle);
   }
 

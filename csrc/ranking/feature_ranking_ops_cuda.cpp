@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor, Tensor> run(const Tensor& x, const Tensor& y, bool an
   const int64_t bytes = cuda::feature_ranking_scratch(p);
   const Tensor scratch = empty_on(x, {ceil_div(bytes, 8)}, aoti_torch_dtype_float64());
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   STD_CUDA_CHECK(static_cast<cudaError_t>(
       cuda::launch_feature_ranking(p, scratch.mutable_data_ptr(), call.rows, stream)));
   return {call.reals, call.counts, call.shares};

@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> run(const RankingArguments& a
   const Tensor scratch =
       empty_on(arguments.distance, {cuda::ranking_scratch(p) / 8}, aoti_torch_dtype_int64());
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   STD_CUDA_CHECK(
       static_cast<cudaError_t>(cuda::launch_ranking(p, scratch.mutable_data_ptr(), call.rows, stream)));
   STD_CUDA_CHECK(static_cast<cudaError_t>(cuda::launch_ranking_summary(
@@ -36,7 +36,7 @@ std::tuple<Tensor, Tensor> summary(const Tensor& reals, const Tensor& counts, co
   const Tensor cmc = empty_on(reals, {max_rank}, aoti_torch_dtype_float64());
   const Tensor means = empty_on(reals, {2}, aoti_torch_dtype_float64());
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(reals.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(reals.get_device_index(), &stream));
   STD_CUDA_CHECK(static_cast<cudaError_t>(cuda::launch_ranking_summary(
       reals.size(1), max_rank, static_cast<InvalidRule>(invalid), rows, cmc.mutable_data_ptr<double>(),
       means.mutable_data_ptr<double>(), stream)));

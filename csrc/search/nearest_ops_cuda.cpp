@@ -20,7 +20,7 @@ std::tuple<Tensor, Tensor, Tensor> nearest(const Tensor& x, const Tensor& y, int
   const int64_t bytes = cuda::nearest_scratch(p, farthest);
   const Tensor scratch = empty_on(x, {ceil_div(bytes, 8)}, aoti_torch_dtype_float64());
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   STD_CUDA_CHECK(static_cast<cudaError_t>(
       cuda::launch_nearest(p, scratch.mutable_data_ptr(), tensors.result(), stream)));
   return tensors.all();

@@ -108,7 +108,11 @@ def validate(config: Config, source: str = "config") -> Config:
     need(_CLOTHES_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
     need(["loss.clothes.temperature", "loss.clothes.scale"], lambda v: v > 0, "a number above 0")
     need(["loss.clothes.epsilon"], lambda v: 0 <= v <= 1, "a number from 0 to 1")
-    need(["loss.clothes.momentum"], lambda v: 0 <= v < 1, "a number from 0 to below 1")
+    need(
+        ["loss.clothes.momentum", "loss.clothes.classifier_smoothing"],
+        lambda v: 0 <= v < 1,
+        "a number from 0 to below 1",
+    )
     need(_CROSS_MODAL_NOT_NEGATIVE, lambda v: v >= 0, "0 or a number above")
     need(["loss.cross_modal.cmkic_k", "loss.cross_modal.temperature"], lambda v: v > 0, "a number above 0")
     need(_FRACTION, lambda v: 0 <= v <= 1, "a number from 0 to 1")

@@ -79,7 +79,7 @@ class RerankEntry:
 class Plan:
     """Everything a competition entry depends on. `ensemble` names the models that rank (none named: all); `top`
     gallery names are listed for each query. `flip` adds the features of mirror images. `rows`: of a block of
-    distances, all that is ever held of a matrix.
+    distances, all that is ever held of a matrix; fewer where they would be more than 256 MiB.
     """
 
     folder: str | None = None

@@ -114,7 +114,7 @@ class ClothesLossConfig:
 
     `cloth_changing`: `correction` of the map of clothes, `unclothed` for both losses of the branch without clothes,
     `distillation` from that branch into the global one at `temperature`; `detach_teacher` lets it teach without
-    learning from it.
+    learning from it. `classifier_smoothing` smooths the labels of the clothes classifier's own loss.
     `cal`: `adversarial` at `scale` and `epsilon`, against a classifier, or with `memory` against a bank of features
     with its `momentum`. loss.triplet is then the weight of the loss over `pairs`, each at the scale and margin of its
     source (`triplet`: by the cosine, at loss.margin).
@@ -132,6 +132,7 @@ class ClothesLossConfig:
     memory: bool = False
     momentum: float = 0.0
     pairs: Literal["triplet", "cosface", "circle", "contrastive"] = "triplet"
+    classifier_smoothing: float = 0.0
 
 
 @dataclass
@@ -308,7 +309,10 @@ def _default_sets() -> list[EvalSet]:
 
 @dataclass
 class EvalConfig:
-    """When and how to evaluate. The set named first decides which checkpoint is the best (by mAP)."""
+    """When and how to evaluate. The set named first decides which checkpoint is the best (by mAP).
+
+    `unit_length` gives every feature the length 1, after `flip`; it changes nothing for the metrics of angles.
+    """
 
     every: int = 6
     batch_size: int = 128
@@ -318,6 +322,7 @@ class EvalConfig:
     untrained: bool = True
     hsv_stripes: bool = True
     sets: list[EvalSet] = field(default_factory=_default_sets)
+    unit_length: bool = False
 
 
 @dataclass

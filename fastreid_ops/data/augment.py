@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from fastreid_ops.data.pixels import pixels_of
+
 # deep-person-reid's Random2DTranslation enlarges by this factor before it cuts.
 ENLARGED = 1.125
 # deep-person-reid's RandomPatch: area as a fraction of the image, height / width, largest turn in degrees.
@@ -44,17 +46,26 @@ def rectangle(
     return None
 
 
-def translate(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def translate(
+    picture: Image.Image | np.ndarray, rng: np.random.Generator, *, mirrored: bool = False
+) -> np.ndarray:
     """Random2DTranslation without its probability: enlarge both sides by 1.125 (bilinear), then cut the original
     size at round(U(0, what is left over)), which makes the two outermost places half as likely as the others.
 
-    `pixels` uint8.
+    Args:
+        picture: RGB, or uint8 pixels.
+        mirrored: left and right are exchanged before.
     """
-    height, width = pixels.shape[:2]
+    image = picture
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(np.ascontiguousarray(picture))
+    if mirrored:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    width, height = image.size
     rows, columns = round(height * ENLARGED), round(width * ENLARGED)
     left, top = round(rng.uniform(0, columns - width)), round(rng.uniform(0, rows - height))
-    large = Image.fromarray(np.ascontiguousarray(pixels)).resize((columns, rows), Image.Resampling.BILINEAR)
-    return np.asarray(large)[top : top + height, left : left + width]
+    large = pixels_of(image.resize((columns, rows), Image.Resampling.BILINEAR))
+    return large[top : top + height, left : left + width]
 
 
 def rescale(pixels: np.ndarray, factor: float, fill: float) -> np.ndarray:

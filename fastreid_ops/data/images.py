@@ -69,6 +69,9 @@ DECODE_ERRORS = (
     Image.DecompressionBombError,
 )
 ORIENTATION = 0x0112
+# JPEG's quantisation and Huffman tables, restart interval, comment and JFIF header: what the decoder needs, and nothing
+# that could change what a picture means.
+_PLAIN_SEGMENTS = frozenset((0xDB, 0xC4, 0xDD, 0xFE, 0xE0))
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -112,6 +115,9 @@ def read_image(path: str | os.PathLike[str]) -> Image.Image:
             "process switched it on, and truncated images would be read as if they were whole"
         )
     data = read_bytes(path)
+    image = _plain_jpeg(data)
+    if image is not None:
+        return image
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             reason = _refusal(image, data)
@@ -161,6 +167,45 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         os.close(descriptor)
 
 
+def _plain_jpeg(data: bytes) -> Image.Image | None:
+    """The picture of a JPEG file without a question to answer: three colours of 8 bits, no EXIF block that may turn it,
+    nothing unknown before its scan. Pillow's decoder, given the whole file at once: a sixth faster than through
+    `Image.open`, which reads the headers in Python for what nobody asks here. None for every other file and where
+    decoding fails: the long way says what is wrong.
+    """
+    size = _plain_jpeg_size(data)
+    if size is None or size[0] * size[1] > min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS):
+        return None
+    if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        return None
+    try:
+        return Image.frombytes("RGB", size, data, "jpeg", "RGB", "")
+    except DECODE_ERRORS:
+        return None
+
+
+def _plain_jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height from the segments before the scan, (marker, length, content) each; None if any of them is
+    unusual."""
+    size, at, end = None, 2, len(data)
+    if data[:2] != b"\xff\xd8":
+        return None
+    while at + 10 <= end and data[at] == 0xFF:
+        marker, length = data[at + 1], data[at + 2] << 8 | data[at + 3]
+        if marker == 0xDA:
+            return size
+        if marker in (0xC0, 0xC1, 0xC2):  # a frame: baseline, extended or progressive
+            if size is not None or length != 17 or data[at + 4] != 8 or data[at + 9] != 3:
+                return None
+            size = data[at + 7] << 8 | data[at + 8], data[at + 5] << 8 | data[at + 6]
+            if 0 in size:
+                return None
+        elif marker not in _PLAIN_SEGMENTS or (marker == 0xE0 and length < 16):
+            return None
+        at += 2 + length
+    return None
+
+
 def _refusal(image: Image.Image, data: bytes) -> str | None:
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -197,8 +242,8 @@ def _rgb(image: Image.Image) -> Image.Image:
         picture = image.convert("RGBA")
         white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, picture).convert("RGB")
-    # convert() returns a copy even for RGB, free of the file.
-    return image.convert("RGB")
+    # As it was loaded, where it is RGB: read_image has let go of the file, and a copy costs as much as normalising.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 @dataclass

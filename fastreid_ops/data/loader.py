@@ -8,138 +8,28 @@ process.
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from fastreid_ops.data.batch import Batch
-from fastreid_ops.data.columns import clothes_labels, modality_codes, tracklet_numbers
-from fastreid_ops.data.images import DECODE_ERRORS, BadImageError, BadImagePolicy, read_image
+from fastreid_ops.data.by_modality import ByModality
+from fastreid_ops.data.columns import clothes_labels, tracklet_numbers
+from fastreid_ops.data.images import BadImageError, BadImagePolicy
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.reader import Reader, Result, Task
+from fastreid_ops.data.rooms import Rooms
 from fastreid_ops.data.samplers import Batches, TrackletBatches
-from fastreid_ops.data.transforms import ByModality, EvalTransform
+from fastreid_ops.data.transforms import EvalTransform
 from fastreid_ops.data.worker_signals import leave_to_the_parent
 
 # Seconds without a batch from a worker before the loader gives up with the names of the files it waits for.
 TIMEOUT = 300.0
-
-
-class _Task(NamedTuple):
-    rows: list[int]
-    seeds: list[tuple[int, ...]] | None
-
-
-class _Result(NamedTuple):
-    images: torch.Tensor
-    rows: list[int]
-    bad: list[tuple[str, str]]
-
-
-class _Reader(Dataset):
-    """Turns a task into images, in whichever process it runs."""
-
-    def __init__(
-        self,
-        manifest: Manifest,
-        transform: EvalTransform | ByModality,
-        stand_ins: list[Hashable] | None,
-        keep: bool,
-    ) -> None:
-        self.files = [manifest.file(row) for row in range(len(manifest))]
-        self.transform = transform
-        self.modality = modality_codes(manifest)
-        if isinstance(transform, ByModality) and self.modality is None:
-            raise ValueError(
-                "loader: transform: got one for each modality, expected a manifest with modalities"
-            )
-        self.same: dict[Hashable, list[int]] = {}
-        self.stand_ins = stand_ins
-        self.keep_size = keep
-        self.cache: dict[int, np.ndarray | BadImageError] | None = None
-        for row, label in enumerate(stand_ins or ()):
-            self.same.setdefault(label, []).append(row)
-
-    def fill_cache(self, threads: int) -> None:
-        """Decode and resize every image once: rows x height x width x 3 bytes."""
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            self.cache = dict(enumerate(pool.map(self._load, range(len(self.files)))))
-
-    def _load(self, row: int) -> np.ndarray | BadImageError:
-        try:
-            return np.ascontiguousarray(self.transform.resize(read_image(self.files[row])))
-        except BadImageError as error:
-            return error
-
-    def _pixels(self, row: int) -> np.ndarray | BadImageError:
-        return self.cache[row] if self.cache is not None else self._load(row)
-
-    def _transform(
-        self,
-        row: int,
-        pixels: np.ndarray,
-        rng: np.random.Generator | None,
-        pool: list[np.ndarray],
-    ) -> np.ndarray:
-        try:
-            transform = self._of(row)
-            return transform(pixels, rng, pool) if self._needs_pool(row) else transform(pixels, rng)
-        except DECODE_ERRORS as error:
-            name = f"{type(error).__name__}: {error}"
-            raise RuntimeError(f"loader: transform: failed on {self.files[row]}: {name}") from error
-
-    def _of(self, row: int) -> EvalTransform:
-        if isinstance(self.transform, ByModality):
-            return self.transform.of(self.modality[row])
-        return self.transform
-
-    def _needs_pool(self, row: int) -> bool:
-        return getattr(self._of(row), "needs_pool", False)
-
-    def _read(self, task: _Task) -> dict[int, np.ndarray | BadImageError]:
-        """All images of a batch that patches are cut in, each read once; nothing for any other batch."""
-        if not any(self._needs_pool(row) for row in task.rows):
-            return {}
-        return {row: self._pixels(row) for row in dict.fromkeys(task.rows)}
-
-    def __getitem__(self, task: _Task) -> _Result:
-        images, rows, bad = [], [], []
-        # Patches come from the batch itself: what is pasted follows from the batch, whoever reads it.
-        held = self._read(task)
-        pool = [pixels for pixels in held.values() if not isinstance(pixels, BadImageError)]
-        for slot, row in enumerate(task.rows):
-            rng = None
-            if task.seeds is not None:
-                rng = np.random.default_rng(np.random.SeedSequence(task.seeds[slot]))
-            pixels = held[row] if held else self._pixels(row)
-            if isinstance(pixels, BadImageError):
-                bad.append((pixels.path, pixels.reason))
-                if rng is not None and self.stand_ins is not None:
-                    row, pixels = self._stand_in(row, rng, bad)
-            if not isinstance(pixels, BadImageError):
-                images.append(self._transform(row, pixels, rng, pool))
-                rows.append(row)
-            elif self.keep_size:
-                images.append(np.zeros((3, self.transform.height, self.transform.width), dtype=np.float32))
-                rows.append(row)
-        shape = (0, 3, self.transform.height, self.transform.width)
-        stacked = np.stack(images) if images else np.empty(shape, dtype=np.float32)
-        return _Result(torch.from_numpy(stacked), rows, bad)
-
-    def _stand_in(
-        self, row: int, rng: np.random.Generator, bad: list[tuple[str, str]]
-    ) -> tuple[int, np.ndarray | BadImageError]:
-        others = [other for other in self.same[self.stand_ins[row]] if other != row]
-        for place in rng.permutation(len(others)).tolist():
-            pixels = self._pixels(others[place])
-            if not isinstance(pixels, BadImageError):
-                return others[place], pixels
-            bad.append((pixels.path, pixels.reason))
-        return row, BadImageError(self.files[row], "bad, and no other image of its identity can be read")
+# Batches that each worker has been told to make; torch's default.
+PREFETCHED = 2
 
 
 class _Loader:
@@ -148,7 +38,7 @@ class _Loader:
     def __init__(
         self,
         manifest: Manifest,
-        reader: _Reader,
+        reader: Reader,
         workers: int,
         policy: BadImagePolicy | None,
         cache_images: bool,
@@ -167,31 +57,52 @@ class _Loader:
             for column in (reader.modality, clothes_labels(manifest), tracklet_numbers(manifest))
         ]
 
-    def _run(self, tasks: Sequence[_Task], finish: Callable[[_Task, _Result], Batch]) -> Iterator[Batch]:
+    def _run(self, tasks: Sequence[Task], finish: Callable[[Task, Result], Batch]) -> Iterator[Batch]:
         if self.cache_images and self._reader.cache is None:
             self._reader.fill_cache(max(self.workers, 1))
-        results = iter(self._data_loader(tasks)) if self.workers else map(self._reader.__getitem__, tasks)
+        rooms = self._rooms(tasks)
+        results = map(self._reader.__getitem__, tasks)
+        if rooms is not None:
+            results = iter(self._data_loader(tasks, rooms))
         try:
             for task in tasks:
-                try:
-                    result = next(results)
-                except RuntimeError as error:
-                    if self.workers:
-                        _forget_frames(error)
-                    raise self._failure(task, error) from error
-                yield finish(task, result)
+                # Under no name here: the caller's batch would live on while the next one is made.
+                yield finish(task, self._next(results, task, rooms))
         finally:
             # The last reference must go here. Left to the cyclic garbage collector, the iterator loses its
             # queues before it can tell its workers to stop, and then waits five seconds for each of them.
             results = None
 
-    def _data_loader(self, tasks: Sequence[_Task]) -> DataLoader:
+    def _rooms(self, tasks: Sequence[Task]) -> Rooms | None:
+        """For every batch that the workers have been told to make, the one asked for and the one before it."""
+        if not self.workers:
+            return None
+        rows = max((len(task.rows) for task in tasks), default=0)
+        count = min(len(tasks), self.workers * PREFETCHED + 2)
+        return Rooms(count if rows else 0, self._reader.size(rows))
+
+    def _next(self, results: Iterator[Result], task: Task, rooms: Rooms | None) -> Result:
+        try:
+            result = next(results)
+            if rooms is None or result.room is None:
+                return result
+            return result._replace(images=rooms.hand_out(result.room, len(result.rows)))
+        except RuntimeError as error:
+            if self.workers:
+                _forget_frames(error)
+            raise self._failure(task, error) from error
+
+    def _data_loader(self, tasks: Sequence[Task], rooms: Rooms) -> DataLoader:
+        reader = copy.copy(self._reader)
+        reader.rooms = rooms.tensors
         # A batch is one item of the data set, so that torch neither collates nor reorders anything.
         return DataLoader(
-            self._reader,
+            reader,
             batch_size=None,
-            sampler=tasks,
+            # Asked for a task when a worker gets it: by then rooms are free again.
+            sampler=(task._replace(room=rooms.take()) for task in tasks),
             num_workers=self.workers,
+            prefetch_factor=PREFETCHED,
             collate_fn=_as_it_is,
             timeout=TIMEOUT,
             worker_init_fn=leave_to_the_parent,
@@ -199,12 +110,12 @@ class _Loader:
             generator=torch.Generator(),
         )
 
-    def _failure(self, task: _Task, error: RuntimeError) -> RuntimeError:
+    def _failure(self, task: Task, error: RuntimeError) -> RuntimeError:
         names = ", ".join(str(self._reader.files[row]) for row in task.rows[:4])
         more = f" and {len(task.rows) - 4} more" if len(task.rows) > 4 else ""
         return RuntimeError(f"{type(self).__name__}: failed while loading {names}{more}: {error}")
 
-    def _batch(self, result: _Result, labels: Sequence[int] | None) -> Batch:
+    def _batch(self, result: Result, labels: Sequence[int] | None) -> Batch:
         rows = result.rows
         return Batch(
             result.images,
@@ -223,7 +134,8 @@ class TrainLoader(_Loader):
         manifest: rows to train on.
         labels: class label of every row, 0 ... n-1.
         batches: a sampler such as `PKBatches` over the same rows.
-        transform: such as `TrainTransform`, called as transform(image, rng), or a `ByModality` of two.
+        transform: such as `TrainTransform`, called as transform(image, rng, out=place in the batch), or a
+            `ByModality` of two.
         seed: whole number from 0; with the epoch, the step and the place in the batch it fixes every
             augmentation.
         workers: processes that read ahead; 0 reads in this process. Changes the speed and nothing else.
@@ -263,7 +175,7 @@ class TrainLoader(_Loader):
         self.batches, self.seed = batches, seed
         self._slots = range if slots is None else slots
         stand_ins = list(zip(self.labels, *self._alike(manifest, batches), strict=True))
-        reader = _Reader(manifest, transform, stand_ins=stand_ins, keep=False)
+        reader = Reader(manifest, transform, stand_ins=stand_ins, keep=False)
         super().__init__(manifest, reader, workers, policy, cache_images)
 
     @staticmethod
@@ -298,10 +210,10 @@ class TrainLoader(_Loader):
         for step in range(start_step, len(batches)):
             slots = self._slots(len(batches[step]))
             seeds = [(self.seed, epoch, step, slot) for slot in slots]
-            tasks.append(_Task([batches[step][slot] for slot in slots], seeds))
+            tasks.append(Task([batches[step][slot] for slot in slots], seeds))
         return self._run(tasks, self._finish)
 
-    def _finish(self, task: _Task, result: _Result) -> Batch:
+    def _finish(self, task: Task, result: Result) -> Batch:
         for path, reason in result.bad:
             self.policy.record(path, reason)
         if len(result.rows) != len(task.rows):
@@ -342,7 +254,7 @@ class EvalLoader(_Loader):
                 f"EvalLoader: labels: got {len(labels)}, expected {len(manifest)}, one for each row"
             )
         keep = policy is not None and policy.mode == "replace"
-        super().__init__(manifest, _Reader(manifest, transform, None, keep), workers, policy, cache_images)
+        super().__init__(manifest, Reader(manifest, transform, None, keep), workers, policy, cache_images)
         self.batch_size = batch_size
         self.labels = None if labels is None else [int(label) for label in labels]
 
@@ -358,10 +270,11 @@ class EvalLoader(_Loader):
         count, batches = len(self.manifest), len(self)
         begin, end = (batches * edge // parts for edge in (number, number + 1))
         starts = range(begin * self.batch_size, min(end * self.batch_size, count), self.batch_size)
-        tasks = [_Task(list(range(start, min(start + self.batch_size, count))), None) for start in starts]
-        return (batch for batch in self._run(tasks, self._finish) if len(batch.paths))
+        tasks = [Task(list(range(start, min(start + self.batch_size, count))), None) for start in starts]
+        # Not a loop, whose variable would keep each batch until the next one is there.
+        yield from filter(_has_images, self._run(tasks, self._finish))
 
-    def _finish(self, task: _Task, result: _Result) -> Batch:
+    def _finish(self, task: Task, result: Result) -> Batch:
         for path, reason in result.bad:
             self.policy.record(path, reason)
         return self._batch(result, self.labels)
@@ -375,5 +288,9 @@ def _forget_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _as_it_is(result: _Result) -> _Result:
+def _has_images(batch: Batch) -> bool:
+    return len(batch.paths) > 0
+
+
+def _as_it_is(result: Result) -> Result:
     return result

@@ -11,13 +11,14 @@ torchvision.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from PIL import Image
 
 from fastreid_ops.data import augment
+from fastreid_ops.data import pixels as kernels
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,6 +63,11 @@ class EvalTransform:
         Raises:
             TypeError, ValueError: for anything else.
         """
+        picture = self._fitted(image)
+        return picture if isinstance(picture, np.ndarray) else kernels.pixels_of(picture)
+
+    def _fitted(self, image: Image.Image | np.ndarray) -> Image.Image | np.ndarray:
+        """The image at the right size, in the form that costs nothing."""
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
                 got = f"{image.dtype} array of shape {image.shape}"
@@ -79,26 +85,58 @@ class EvalTransform:
                 f"{type(self).__name__}: image: got mode {image.mode}, expected RGB as read_image gives"
             )
         if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
-        return np.asarray(image)
+            return image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+        return image
 
     @cached_property
-    def _scale_and_shift(self) -> tuple[np.ndarray, np.ndarray]:
+    def _scale_and_shift(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean, std = np.array(self.mean), np.array(self.std)
         scale, shift = 1.0 / (255.0 * std), -mean / std
-        return scale.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]
+        return tuple(scale.astype(np.float32).tolist()), tuple(shift.astype(np.float32).tolist())
 
-    def normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """(H, W, 3) pixels from 0 to 255 -> contiguous float32 (3, H, W), (value / 255 - mean) / std."""
-        scale, shift = self._scale_and_shift
-        result = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
-        np.multiply(pixels.transpose(2, 0, 1), scale, out=result)
-        result += shift
+    def normalise(self, pixels: np.ndarray, out: np.ndarray | None = None, **place: object) -> np.ndarray:
+        """(H, W, 3) pixels from 0 to 255 -> contiguous float32 (3, H, W), (value / 255 - mean) / std.
+
+        Args:
+            out: written and returned instead of a new array.
+            place: `mirrored`, `down`, `right` and `border` of `pixels.place`, done on the way.
+        """
+        result = np.empty((3, *pixels.shape[:2]), dtype=np.float32) if out is None else out
+        kernels.place(pixels, result, *self._scale_and_shift, **place)
         return result
 
-    def __call__(self, image: Image.Image | np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Contiguous float32 (3, height, width); `rng` is not used."""
-        return self.normalise(self.resize(image))
+    def _checked(self, out: np.ndarray | None) -> np.ndarray:
+        """Where the result goes."""
+        shape = (3, self.height, self.width)
+        if out is None:
+            return np.empty(shape, dtype=np.float32)
+        fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == np.float32
+        if not (fits and out.flags.c_contiguous and out.flags.writeable):
+            got = (
+                f"{out.dtype} array of shape {out.shape}"
+                if isinstance(out, np.ndarray)
+                else type(out).__name__
+            )
+            expected = f"writable, contiguous float32 of shape {shape}"
+            raise ValueError(f"{type(self).__name__}: out: got {got}, expected {expected}")
+        return out
+
+    def __call__(
+        self,
+        image: Image.Image | np.ndarray,
+        rng: np.random.Generator | None = None,
+        *,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Contiguous float32 (3, height, width); `rng` is not used.
+
+        Args:
+            out: such an array, as a place in a batch, written and returned instead of a new one.
+
+        Raises:
+            ValueError: for an `out` of another kind.
+        """
+        return self.normalise(self.resize(image), self._checked(out))
 
 
 @dataclass(frozen=True)
@@ -206,15 +244,19 @@ class TrainTransform(EvalTransform):
         image: Image.Image | np.ndarray,
         rng: np.random.Generator | None = None,
         pool: Sequence[np.ndarray] | None = None,
+        *,
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Contiguous float32 (3, height, width); the same generator state gives the same array.
 
         Args:
             pool: uint8 (height, width, 3) images that patches are cut from, such as those of the batch; needed
                 only with `patch`.
+            out: as in `EvalTransform`.
 
         Raises:
-            TypeError: without a `numpy.random.Generator`. ValueError: with `patch` and without a pool.
+            TypeError: without a `numpy.random.Generator`. ValueError: with `patch` and without a pool, and for an
+            `out` of another kind.
         """
         if not isinstance(rng, np.random.Generator):
             got = type(rng).__name__
@@ -223,24 +265,27 @@ class TrainTransform(EvalTransform):
             raise ValueError(
                 "TrainTransform: pool: got none, expected the images that patch cuts its pieces from"
             )
-        pixels = self.resize(image)
-        if rng.random() < self.flip:
-            pixels = mirror(pixels)
+        picture, result = self._fitted(image), self._checked(out)
+        # Mirroring and moving wait for the step that reads the pixels next: often that is the last one.
+        place: dict[str, object] = {"mirrored": bool(rng.random() < self.flip)}
         if _happens(self.translation, rng):
-            pixels = augment.translate(pixels, rng)
+            pixels = augment.translate(picture, rng, mirrored=place.pop("mirrored"))
+        else:
+            pixels = picture if isinstance(picture, np.ndarray) else kernels.pixels_of(picture)
         if self.crop_padding:
-            pixels = self.shift(pixels, rng)
+            place |= self._move(rng)
         if _happens(self.patch, rng):
-            pixels = augment.patch(pixels, pool, rng)
+            pixels, place = augment.patch(kernels.canvas(pixels, **place), pool, rng), {}
         if (self.brightness or self.contrast or self.saturation or self.hue) and rng.random() < self.jitter:
-            pixels = self.recolour(pixels, rng)
+            pixels, place = self._recolour(kernels.canvas(pixels, **place), rng), {}
         if self.scale != (1.0, 1.0):
-            pixels = augment.rescale(pixels, rng.uniform(*self.scale), self.scale_fill)
+            factor = rng.uniform(*self.scale)
+            pixels, place = augment.rescale(kernels.canvas(pixels, **place), factor, self.scale_fill), {}
         if _happens(self.grey, rng):
-            pixels = augment.greyscale(pixels)
+            pixels, place = augment.greyscale(kernels.canvas(pixels, **place)), {}
         if _happens(self.channel_exchange, rng):
-            pixels = augment.exchange_channels(pixels, rng)
-        result = self.normalise(pixels)
+            pixels, place = augment.exchange_channels(kernels.canvas(pixels, **place), rng), {}
+        self.normalise(pixels, result, **place)
         if _happens(self.pca, rng):
             offset = augment.colour_offset(rng, self.pca_deviation) / np.array(self.std)
             result += offset.astype(np.float32)[:, None, None]
@@ -248,49 +293,47 @@ class TrainTransform(EvalTransform):
             self.erase(result, rng)
         return result
 
-    def shift(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Pad by `crop_padding` and cut the original size at a uniformly random place: a shift by up to the
-        padding."""
-        height, width, most = *pixels.shape[:2], self.crop_padding
+    def _move(self, rng: np.random.Generator) -> dict[str, object]:
+        """Padding by `crop_padding` and cutting the original size at a uniformly random place: a shift by up to
+        the padding."""
+        most = self.crop_padding
         down, right = (int(value) for value in rng.integers(-most, most, size=2, endpoint=True))
-        result = np.empty(pixels.shape, dtype=np.float32)
-        # Whole lines at a time: NumPy is slow where its innermost loop is over three colours.
-        lines, source, border = result.reshape(height, -1), pixels.reshape(height, -1), self._border(width)
-        to_y, from_y, to_x, from_x = max(down, 0), max(-down, 0), 3 * max(right, 0), 3 * max(-right, 0)
-        rows, columns = max(height - abs(down), 0), max(3 * (width - abs(right)), 0)
-        lines[:to_y] = lines[to_y + rows :] = border
-        inside = lines[to_y : to_y + rows]
-        inside[:, :to_x], inside[:, to_x + columns :] = border[:to_x], border[to_x + columns :]
-        inside[:, to_x : to_x + columns] = source[from_y : from_y + rows, from_x : from_x + columns]
-        return result
+        return {"down": down, "right": right, "border": self._border}
 
-    def _border(self, width: int) -> np.ndarray:
-        """A line of what padding fills with, (3 width,)."""
+    @cached_property
+    def _border(self) -> tuple[float, ...]:
+        """The colour that padding fills with, 0 to 255."""
         colour = np.array(self.mean if self.padding_fill == "mean" else (0, 0, 0), dtype=np.float32)
-        return np.tile(colour * np.float32(255), width)
+        return tuple((colour * np.float32(255)).tolist())
+
+    def shift(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The padding and cutting alone: float32 (H, W, 3)."""
+        return kernels.canvas(pixels, **self._move(rng))
 
     def recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Brightness, contrast, saturation and hue in a random order, values kept within 0 to 255 after
         each."""
-        result = pixels.astype(np.float32)
+        return self._recolour(kernels.canvas(pixels), rng)
+
+    def _recolour(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The same in place."""
         for step in rng.permutation(4):
             strength = (self.brightness, self.contrast, self.saturation, self.hue)[step]
             if not strength:
                 continue
             if step == 3:
-                result = turn_hue(result, rng.uniform(-strength, strength))
+                kernels.turn_hue(pixels, rng.uniform(-strength, strength))
                 continue
             factor = np.float32(rng.uniform(max(0.0, 1.0 - strength), 1.0 + strength))
-            if step > 0:
-                grey = result @ augment.GREY
-                base = (1 - factor) * (grey.mean() if step == 1 else grey)
-                result *= factor
-                for colour in range(3):  # NumPy is slow where its innermost loop is over three colours
-                    result[..., colour] += base
+            if step == 0:
+                kernels.blend(pixels, factor, np.float32(0))
+                continue
+            grey = pixels @ augment.GREY
+            if step == 1:
+                kernels.blend(pixels, factor, (1 - factor) * grey.mean())
             else:
-                result *= factor
-            np.clip(result, 0, 255, out=result)
-        return result
+                kernels.blend(pixels, factor, 1 - factor, grey)
+        return pixels
 
     def erase(self, tensor: np.ndarray, rng: np.random.Generator) -> None:
         """Paint one random rectangle of a (3, H, W) array in place, or none after 100 misses."""
@@ -315,52 +358,6 @@ class TrainTransform(EvalTransform):
         return value[..., None, None] if value.ndim else value
 
 
-@dataclass(frozen=True)
-class ByModality:
-    """One transform for visible images and another for infrared ones, of the same size.
-
-    Attributes:
-        visible, infrared: such as two `TrainTransform`; see `without_colours`.
-
-    Raises:
-        ValueError: if they give images of different sizes.
-    """
-
-    visible: EvalTransform
-    infrared: EvalTransform
-
-    def __post_init__(self) -> None:
-        sizes = [(each.height, each.width) for each in (self.visible, self.infrared)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(f"ByModality: infrared: got size {sizes[1]}, expected {sizes[0]} as of visible")
-
-    @property
-    def height(self) -> int:
-        return self.visible.height
-
-    @property
-    def width(self) -> int:
-        return self.visible.width
-
-    @property
-    def resize(self):
-        return self.visible.resize
-
-    def of(self, modality: int) -> EvalTransform:
-        """The transform of an image: 0 visible, 1 infrared."""
-        return (self.visible, self.infrared)[modality]
-
-
-def without_colours(transform: TrainTransform, *, keep: Sequence[str] = ()) -> TrainTransform:
-    """The same transform without what changes colours: what an infrared image, whose channels are equal, gets.
-
-    `keep`: fields of it that stay, such as "brightness" and "contrast".
-    """
-    return replace(transform, **{name: 0.0 for name in COLOURS if name not in keep})
-
-
-# What a picture of infrared light has no use for, or what would colour it.
-COLOURS = ("brightness", "contrast", "saturation", "hue", "grey", "channel_exchange", "pca")
 _PROBABILITIES = ("flip", "erasing", "jitter", "translation", "patch", "grey", "channel_exchange", "pca")
 
 
@@ -369,18 +366,9 @@ def _happens(probability: float, rng: np.random.Generator) -> bool:
     return probability > 0 and rng.random() < probability
 
 
-def mirror(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) with left and right exchanged; colour by colour, five times as fast as a copy of the reversed view."""
-    result = np.empty_like(pixels)
-    for colour in range(3):
-        result[..., colour] = pixels[:, ::-1, colour]
-    return result
-
-
 def turn_hue(pixels: np.ndarray, turn: float) -> np.ndarray:
     """Shift the hue of (H, W, 3) values from 0 to 255 by `turn` of the colour circle, in Pillow's 8-bit
-    HSV."""
-    image = Image.fromarray(np.rint(pixels).astype(np.uint8)).convert("HSV")
-    hue, saturation, value = image.split()
-    hue = hue.point([(level + round(turn * 256)) % 256 for level in range(256)])
-    return np.asarray(Image.merge("HSV", (hue, saturation, value)).convert("RGB")).astype(np.float32)
+    HSV; float32, whole levels."""
+    result = kernels.canvas(pixels)
+    kernels.turn_hue(result, turn)
+    return result

@@ -124,6 +124,7 @@ def assess(
     *,
     metric: str,
     flip: bool = False,
+    unit_length: bool = False,
     channels_last: bool = False,
     check: Callable[[], None] = lambda: None,
     ranks: Ranks | None = None,
@@ -133,7 +134,7 @@ def assess(
     each returns the whole result, to the bits of one. Errors: ValueError if no query can be evaluated, on every rank.
     """
     ranks = ranks or Ranks()
-    how = {"flip": flip, "channels_last": channels_last}
+    how = {"flip": flip, "unit_length": unit_length, "channels_last": channels_last}
     features = extract_shared(ranks, data.name, model, data.loader, device, check, **how)
     return _rank(data, features, metric, ranks)
 

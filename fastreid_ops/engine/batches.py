@@ -4,6 +4,7 @@
 from fastreid_ops.config import Config, ConfigError
 from fastreid_ops.config.schema import DataConfig
 from fastreid_ops.data import columns
+from fastreid_ops.data.by_modality import ByModality, without_colours
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.data.samplers import (
     Batches,
@@ -14,7 +15,7 @@ from fastreid_ops.data.samplers import (
     ShuffledBatches,
     TrackletBatches,
 )
-from fastreid_ops.data.transforms import ByModality, TrainTransform, without_colours
+from fastreid_ops.data.transforms import TrainTransform
 
 _NEEDS = {"paired": "modality", "clothes": "clothes", "tracklet": "tracklet"}
 

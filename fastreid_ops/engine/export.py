@@ -41,6 +41,7 @@ def metadata(config: Config, label_map: dict[Any, int], step: int, averaged: boo
         "mean": json.dumps(config.data.mean),
         "std": json.dumps(config.data.std),
         "metric": config.eval.metric,
+        "unit_length": json.dumps(config.eval.unit_length),
         "label_map_sha256": label_map_hash(label_map),
         "step": str(step),
         "averaged": json.dumps(averaged),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Features(NamedTuple):
@@ -66,6 +67,7 @@ def extract(
     device: torch.device,
     *,
     flip: bool = False,
+    unit_length: bool = False,
     channels_last: bool = False,
     check: Callable[[], None] = lambda: None,
 ) -> Features:
@@ -75,7 +77,8 @@ def extract(
     modality apart, by the `modality` of the batch: 0 visible, 1 infrared.
 
     Shapes: batches with `images` (B, 3, H, W) float32 and `index` (B,) int64, the row numbers. With `flip`,
-    the mean of the features of the image and of its mirror image. Always in float32, whatever training used,
+    the mean of the features of the image and of its mirror image. With `unit_length` they are divided by their
+    lengths last of all (a feature of zeros stays one). Always in float32, whatever training used,
     so that a figure does not depend on it. `check` is called between batches and may raise. Errors:
     ValueError when the loader yields nothing, when a feature is not finite, naming the first row, or when modalities
     are needed and missing.
@@ -90,7 +93,8 @@ def extract(
             feature = forward(images, batch)
             if flip:
                 feature = (feature + forward(images.flip(3), batch)) / 2
-            values.append(feature.float().cpu())
+            feature = feature.float()
+            values.append((F.normalize(feature) if unit_length else feature).cpu())
             rows.append(batch.index)
     if not values:
         raise ValueError("extract: loader: got no image, expected at least one")

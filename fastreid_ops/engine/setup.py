@@ -213,6 +213,7 @@ def assessor(
         device=device,
         metric=config.eval.metric,
         flip=config.eval.flip,
+        unit_length=config.eval.unit_length,
         channels_last=config.train.channels_last,
         check=check,
         ranks=ranks,

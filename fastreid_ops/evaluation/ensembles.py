@@ -42,12 +42,18 @@ def mean_distances(matrices: Sequence[Any], *, rows: int = 1024) -> Iterator[Ten
 
     def blocks() -> Iterator[Tensor]:
         for first in range(0, shapes[0][0], rows):
-            total = torch.zeros(1, dtype=torch.float64)
+            total = None
             for number, matrix in enumerate(matrices):
                 block = _checks.tensor(op, f"matrices[{number}]", _as_tensor(matrix[first : first + rows]))
                 _checks.floating(op, f"matrices[{number}]", block)
-                total = total.to(block.device) + block.double()
-            yield total / len(matrices)
+                # A copy in any case: the caller's matrix is not to be added to.
+                total = (
+                    block.to(torch.float64, copy=True)
+                    if total is None
+                    else total.to(block.device).add_(block)
+                )
+                del block
+            yield total.div_(len(matrices))
 
     return blocks()
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import torch
 from torch import Tensor
 
 from fastreid_ops._atomic import write_atomic
@@ -69,7 +68,8 @@ def ranking_from_distances(
     top: int = 200,
 ) -> Ranking:
     """As `ranking_from_features`, from distances (re-ranked ones, say): one (Q, G) matrix, or its rows in blocks of
-    (q, G) from the first query on, as `mean_distances` gives them. Memory beyond one block: its copy.
+    (q, G) from the first query on, as `mean_distances` gives them. Memory beyond one block: a byte for each of its
+    entries.
 
     Raises:
         TypeError, ValueError: as there; blocks that have other widths or do not make up the queries; NaN.
@@ -158,5 +158,12 @@ def _first_of(op: str, block: Tensor, gallery: int, top: int) -> Tensor:
     _checks.size(op, "distances", block, 1, gallery, "one column for each gallery name")
     if bool(block.isnan().any()):
         raise ValueError(_checks.message(op, "distances", f"{int(block.isnan().sum())} NaN", "numbers"))
-    # topk is free to pick among equal values; a stable sort is not.
-    return torch.sort(block, dim=1, stable=True).indices[:, :top]
+    count = min(top, gallery)
+    indices = block.topk(count, dim=1, largest=False, sorted=False).indices.sort(dim=1).values
+    values = block.gather(1, indices)
+    indices = indices.gather(1, values.sort(dim=1, stable=True).indices)
+    # topk is free to pick among several that are as far as the last; a stable sort of the whole row is not.
+    several = (block <= values.amax(1, keepdim=True)).sum(1) > count
+    for row in several.nonzero().flatten().tolist():
+        indices[row] = block[row].sort(stable=True).indices[:count]
+    return indices

@@ -20,11 +20,18 @@ class ClothesCrossEntropy(LabelSmoothedCrossEntropy):
     Args:
         num_clothes: K of the logits.
         epsilon: in [0, 1).
-        check_inputs: as for `LabelSmoothedCrossEntropy`.
+        smoothing, check_inputs: as for `LabelSmoothedCrossEntropy`.
     """
 
-    def __init__(self, num_clothes: int, epsilon: float = 0.1, *, check_inputs: bool = True) -> None:
-        super().__init__(epsilon, num_classes=num_clothes, check_inputs=check_inputs)
+    def __init__(
+        self,
+        num_clothes: int,
+        epsilon: float = 0.1,
+        *,
+        smoothing: str = "uniform",
+        check_inputs: bool = True,
+    ) -> None:
+        super().__init__(epsilon, smoothing=smoothing, num_classes=num_clothes, check_inputs=check_inputs)
 
 
 class ClothesAdversarialLoss(nn.Module):

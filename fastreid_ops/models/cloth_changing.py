@@ -18,7 +18,7 @@ from fastreid_ops.layers.channel_attention import ChannelAttention
 from fastreid_ops.layers.conv import ConvNorm
 from fastreid_ops.layers.gem import GeM
 from fastreid_ops.layers.position_attention import PositionAttention
-from fastreid_ops.models.backbones.resnet import RESNET50, ResNet, plain_plan
+from fastreid_ops.models.backbones.resnet import RESNET50, Bottleneck, ResNet, plain_plan
 from fastreid_ops.models.classifier import as_fixed
 from fastreid_ops.models.osnet import LightConv3x3
 from fastreid_ops.models.output import TrainOutput
@@ -36,7 +36,8 @@ class MultiScaleBlock(nn.Module):
     Args:
         channels: a multiple of 4.
         gate: variant of the attention, 196 to 203; 196 is what the code holds and the best of the eight in the runs'
-            Rank-1. In training 202 and 203 need two images and update their statistics once a stream.
+            Rank-1. In training 202 and 203 need two images and update their statistics once a stream. 0 is no
+            attention: the streams are added as they are.
     """
 
     def __init__(self, channels: int, *, gate: int = 196) -> None:
@@ -46,12 +47,13 @@ class MultiScaleBlock(nn.Module):
         self.conv2a = LightConv3x3(middle, middle)
         self.conv2b = nn.Sequential(*(LightConv3x3(middle, middle) for _ in range(2)))
         self.conv2c = nn.Sequential(*(LightConv3x3(middle, middle) for _ in range(3)))
-        self.gate = ChannelAttention(middle, gate)
+        self.gate = ChannelAttention(middle, gate) if gate != 0 else None
         self.conv3 = ConvNorm(middle, channels, activation=False)
 
     def forward(self, x: Tensor) -> Tensor:
         inner = self.conv1(x)
-        fused = self.gate([stream(inner) for stream in (self.conv2a, self.conv2b, self.conv2c)])
+        streams = [stream(inner) for stream in (self.conv2a, self.conv2b, self.conv2c)]
+        fused = sum(streams) if self.gate is None else self.gate(streams)
         return torch.relu(self.conv3(fused) + x)
 
 
@@ -157,13 +159,16 @@ class ClothChangingNet(nn.Module):
         num_classes: number of training identities.
         num_clothes: number of clothes; 0 for no clothes classifier. The original keeps it outside the network, so its
             parameters (4,096 + 2,048 a piece) are not in the count above.
-        gate: variant of the multi-scale block's attention, 196 to 203.
+        gate: variant of the multi-scale block's attention, 196 to 203; 0 for none.
         multi_scale: False leaves the block out (runs 211, 212, 214 and 215).
         pool: ``"gem"``, generalised mean with a learned power, or ``"avg"`` (run 215).
         clothes_branch: False leaves the branch without clothes and the correction out (the baselines).
         correction: False takes F_c as it is (run 209).
         project_value: use the attention's ``value_conv``, see `layers.position_attention`.
         last_stride: stride of the backbone's fourth stage, 1 or 2.
+        zero_init_residual: the last normalisation of every residual block, the multi-scale one among them, starts at 0,
+            so that the blocks start as nothing (Goyal et al., "Accurate, large minibatch SGD", 2017, section 5.1). For
+            training from random weights, whose 16 blocks otherwise drown what the first of them saw.
 
     Raises:
         ValueError: an argument out of its range.
@@ -184,6 +189,7 @@ class ClothChangingNet(nn.Module):
         correction: bool = True,
         project_value: bool = False,
         last_stride: int = 1,
+        zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
         for argument, value, choices in (("backbone", backbone, tuple(BACKBONES)), ("pool", pool, POOLS)):
@@ -209,6 +215,15 @@ class ClothChangingNet(nn.Module):
             self.unclothe_bn_neck = _Neck(CHANNELS)
             self.unclothe_classifier = _Linear(CHANNELS, num_classes)
         self.clothes_classifier = ClothesClassifier(num_clothes) if num_clothes else None
+        if zero_init_residual:
+            self._close_residuals()
+
+    def _close_residuals(self) -> None:
+        for block in self.backbone.modules():
+            if isinstance(block, Bottleneck):
+                nn.init.zeros_(block.bn3.weight)
+        if self.multi_scale is not None:
+            nn.init.zeros_(self.multi_scale.conv3.bn.weight)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images -> F (B, 2048, h, w), not negative."""

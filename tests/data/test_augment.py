@@ -16,13 +16,12 @@ from PIL import Image
 from rivals.ranking import load_file, package_file
 
 from fastreid_ops.data import augment
+from fastreid_ops.data.by_modality import ByModality, without_colours
 from fastreid_ops.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
-    ByModality,
     EvalTransform,
     TrainTransform,
-    without_colours,
 )
 
 OFF = {"crop_padding": 0, "flip": 0.0, "erasing": 0.0}

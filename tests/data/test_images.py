@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from fastreid_ops.data import images
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
@@ -333,3 +333,96 @@ def test_policy_raises_counts_and_lists(tmp_path: Path):
         ValueError, match="BadImagePolicy: mode: got 'ignore', expected one of raise, skip, replace"
     ):
         BadImagePolicy("ignore")
+
+
+def long_way(data: bytes) -> np.ndarray | None:
+    """What Pillow's own opening gives, or None where it fails."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except images.DECODE_ERRORS:
+        return None
+
+
+def jpeg(rng: np.random.Generator) -> tuple[bytes, bool]:
+    """A JPEG file of any kind, and whether nothing about it asks for the long way."""
+    height, width = (int(value) for value in rng.integers(8, 60, 2))
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 4, 3), dtype=np.uint8))
+    mode = ("RGB", "RGB", "RGB", "L", "CMYK")[int(rng.integers(5))]
+    options = {"quality": int(rng.integers(20, 101)), "subsampling": int(rng.integers(3))}
+    options |= {"progressive": bool(rng.integers(2)), "restart_marker_blocks": int(rng.integers(3))}
+    more = int(rng.integers(4))
+    if more == 1:
+        options["exif"] = Image.Exif()
+        options["exif"][images.ORIENTATION] = 6
+    elif more == 2:
+        options["icc_profile"] = b"profile"
+    elif more == 3:
+        options["comment"] = b"a comment"
+    file = io.BytesIO()
+    coarse.resize((width, height), Image.Resampling.BICUBIC).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue(), mode == "RGB" and more in (0, 3)
+
+
+def test_short_and_long_way_to_a_jpeg_agree(tmp_path: Path):
+    rng, file, short = np.random.default_rng(0), tmp_path / "x.jpg", 0
+    for _ in range(60):
+        data, plain = jpeg(rng)
+        file.write_bytes(data)
+        assert (images._plain_jpeg(data) is not None) == plain
+        short += plain
+        assert np.array_equal(np.asarray(read_image(file)), long_way(data))
+    assert 15 < short < 45
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_jpegs_are_read_as_by_the_long_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    rng, file, outcomes = np.random.default_rng(1), tmp_path / "x.jpg", set()
+
+    def outcome() -> tuple:
+        try:
+            return "read", np.asarray(read_image(file)).tobytes()
+        except BadImageError as error:
+            return "refused", error.reason
+
+    for trial in range(300):
+        data = bytearray(jpeg(rng)[0])
+        if trial % 3 == 0:
+            del data[int(rng.integers(1, len(data))) :]
+        else:
+            for _ in range(int(rng.integers(1, 4))):
+                data[int(rng.integers(min(len(data), 700 if trial % 3 == 1 else 9999)))] = int(
+                    rng.integers(256)
+                )
+        file.write_bytes(data)
+        both = outcome()
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_plain_jpeg", lambda data: None)
+            assert outcome() == both
+        outcomes.add((both[0], images._plain_jpeg(bytes(data)) is not None))
+    assert outcomes == {("read", True), ("read", False), ("refused", False)}
+
+
+def test_limits_hold_on_the_short_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = save(tmp_path, "x.jpg", picture())
+    assert images._plain_jpeg(file.read_bytes()).size == (40, 80)
+    monkeypatch.setattr(images, "MAX_PIXELS", 3199)
+    with pytest.raises(BadImageError, match="40 x 80 pixels, more than 3199"):
+        read_image(file)
+    monkeypatch.undo()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1599)
+    with pytest.raises(BadImageError, match="more than"):
+        read_image(file)
+
+
+def test_pictures_of_every_format_are_free_of_their_file(tmp_path: Path):
+    for name in ("x.jpg", "x.png", "x.bmp", "x.ppm", "x.tif", "x.webp"):
+        file = save(tmp_path, name, picture())
+        image = read_image(file)
+        file.unlink()
+        expected = np.asarray(image).copy()
+        assert getattr(image, "fp", None) is None
+        assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(image))), expected)
+        assert image.resize((20, 40)).size == (20, 40)
+        assert np.array_equal(np.asarray(image.transpose(Image.Transpose.ROTATE_90)), np.rot90(expected))

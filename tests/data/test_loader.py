@@ -8,6 +8,7 @@ import hashlib
 import os
 import signal
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import torch
 from PIL import Image
 
 from fastreid_ops.data import loader as loader_module
+from fastreid_ops.data import reader as reader_module
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
+from fastreid_ops.data.rooms import Rooms
 from fastreid_ops.data.samplers import PKBatches, ShuffledBatches
 from fastreid_ops.data.transforms import EvalTransform, TrainTransform
 
@@ -112,7 +115,7 @@ def test_global_random_states_are_neither_used_nor_changed(manifest: Manifest):
 
 def test_the_cache_decodes_each_image_once(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
     reads = []
-    monkeypatch.setattr(loader_module, "read_image", lambda path: reads.append(path) or read_image(path))
+    monkeypatch.setattr(reader_module, "read_image", lambda path: reads.append(path) or read_image(path))
     loader = train(manifest, cache_images=True)
     for epoch in range(3):
         list(loader.iterate(epoch))
@@ -209,12 +212,12 @@ class Fails(TrainTransform):
     corner: tuple[int, ...] = ()
     kill: bool = False
 
-    def __call__(self, image, rng=None):
-        if tuple(image[0, 0]) == self.corner:
+    def __call__(self, image, rng=None, *, out=None):
+        if tuple(self.resize(image)[0, 0]) == self.corner:
             if self.kill:
                 os.kill(os.getpid(), signal.SIGKILL)
             raise IndexError("a mistake in a transform")
-        return super().__call__(image, rng)
+        return super().__call__(image, rng, out=out)
 
 
 @pytest.mark.timeout(60)
@@ -235,7 +238,7 @@ def test_a_failing_transform_or_worker_names_the_file(manifest: Manifest, worker
 @pytest.mark.timeout(60)
 def test_a_stuck_worker_is_given_up_with_the_names(manifest: Manifest, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loader_module, "TIMEOUT", 1.0)
-    monkeypatch.setattr(loader_module, "read_image", lambda path: signal.pause())
+    monkeypatch.setattr(reader_module, "read_image", lambda path: signal.pause())
     with pytest.raises(
         RuntimeError, match=r"EvalLoader: failed while loading .*00_0.png, .* and 3 more.*timed out"
     ):
@@ -275,3 +278,54 @@ def test_wrong_arguments_are_refused(manifest: Manifest):
         EvalLoader(manifest, EvalTransform(32, 16), 4, labels=[0])
     with pytest.raises(ValueError, match="EvalLoader: manifest: got no rows"):
         EvalLoader(manifest.take([]), EvalTransform(32, 16), 4)
+
+
+def addresses(loader: EvalLoader, kept: list) -> set[int]:
+    return {batch.images.data_ptr() for batch in loader if kept.append(batch.images[-1:]) is None}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_batches_of_workers_share_a_few_rooms(manifest: Manifest, workers: int):
+    loader = EvalLoader(manifest, EvalTransform(32, 16), 2, workers=workers)
+    assert len(loader) == 15
+    assert len(addresses(loader, deque(maxlen=1))) <= 2 * workers + 2
+
+
+def test_a_room_is_not_used_again_while_any_part_of_a_batch_is_held(manifest: Manifest):
+    expected = torch.cat([batch.images for batch in EvalLoader(manifest, EvalTransform(32, 16), 2)])
+    kept = []
+    assert len(addresses(EvalLoader(manifest, EvalTransform(32, 16), 2, workers=2), kept)) == 15
+    assert torch.equal(torch.cat(kept), expected[1::2])
+    every_third = []
+    for step, batch in enumerate(EvalLoader(manifest, EvalTransform(32, 16), 2, workers=1)):
+        if step % 3 == 0:
+            every_third.append(batch.images.numpy()[0, ::2])
+    assert np.array_equal(np.stack(every_third), expected[::6, ::2].numpy())
+
+
+def test_rooms_come_back_with_the_last_view():
+    rooms = Rooms(2, (3, 4))
+    first, second = rooms.take(), rooms.take()
+    assert {first, second} == {0, 1}
+    assert rooms.take() is None
+    rooms.tensors[first].fill_(7)
+    batch = rooms.hand_out(first, 2)
+    assert batch.tolist() == [[7.0] * 4] * 2
+    assert batch.data_ptr() == rooms.tensors[first].data_ptr()
+    view = batch[1].numpy()[1:]
+    del batch
+    assert rooms.take() is None
+    del view
+    assert rooms.take() == first
+
+
+class OfItsOwn(EvalTransform):
+    """Gives an array of its own instead of writing where it is told to."""
+
+    def __call__(self, image, rng=None, *, out=None):
+        return super().__call__(image, rng)
+
+
+def test_a_transform_may_return_an_array_of_its_own(manifest: Manifest):
+    usual = digest(EvalLoader(manifest, EvalTransform(32, 16), 7))
+    assert digest(EvalLoader(manifest, OfItsOwn(32, 16), 7)) == usual

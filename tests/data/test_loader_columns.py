@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from fastreid_ops.data import columns
-from fastreid_ops.data import loader as loader_module
+from fastreid_ops.data import reader as reader_module
+from fastreid_ops.data.by_modality import ByModality
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.data.samplers import PairedBatches, TrackletBatches
-from fastreid_ops.data.transforms import ByModality, EvalTransform, TrainTransform
+from fastreid_ops.data.transforms import EvalTransform, TrainTransform
 
 ROWS = [(pid, side, frame) for pid in range(4) for side in (0, 1) for frame in range(3)]
 
@@ -109,7 +110,7 @@ def test_patches_follow_from_the_batch(manifest: Manifest, monkeypatch: pytest.M
     (only,) = paired(manifest, transform).iterate(2, len(expected) - 1)
     assert torch.equal(only.images, expected[-1])
     reads = []
-    monkeypatch.setattr(loader_module, "read_image", lambda path: reads.append(path) or read_image(path))
+    monkeypatch.setattr(reader_module, "read_image", lambda path: reads.append(path) or read_image(path))
     batch = next(paired(manifest, transform).iterate(2))
     assert len(reads) == len(set(batch.index.tolist()))
 

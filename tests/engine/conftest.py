@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run in miniature: a small model, batches that are a function of (epoch, step), the real state and loop."""
 
+import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -128,3 +130,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """The module that fills networks and makes inputs from names."""
+    path = Path(__file__).parents[1] / "golden" / "deep_person_reid" / "golden_rule.py"
+    spec = importlib.util.spec_from_file_location("golden_rule", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -103,6 +103,20 @@ def test_order_modes_and_flip():
     torch.testing.assert_close(flipped, (expected + expected.flip(1)) / 2)
 
 
+def test_unit_length_comes_after_the_mirror_image():
+    images = torch.randn(5, 3, 4, 6)
+    images[3] = 0
+    whole = [Batch(images, list(range(5)))]
+    left, right = images[:, 0, :, 0].mean(1), images[:, 0, :, -1].mean(1)
+    mirrored = extract(Corner(), whole, CPU, flip=True, unit_length=True).values
+    length = (2 * ((left + right) / 2) ** 2).sqrt()
+    expected = torch.stack([(left + right) / 2 / length] * 2, 1).nan_to_num()  # both entries are the mean
+    torch.testing.assert_close(mirrored, expected)
+    plain = extract(Corner(), whole, CPU, unit_length=True).values
+    assert plain.norm(dim=1).tolist() == pytest.approx([1, 1, 1, 0, 1])
+    torch.testing.assert_close(plain[:, 0] * right, plain[:, 1] * left)  # the direction stays
+
+
 def test_modes_come_back_after_an_error():
     def check():
         raise Interrupted(2)

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from fastreid_ops.config import ConfigError, from_dict, validate
+from fastreid_ops.data.by_modality import ByModality
 from fastreid_ops.data.columns import clothes_labels
 from fastreid_ops.data.images import BadImagePolicy
 from fastreid_ops.data.people import PeopleOptions, render_dataset
 from fastreid_ops.data.samplers import PKBatches, ShuffledBatches
-from fastreid_ops.data.transforms import ByModality, TrainTransform
+from fastreid_ops.data.transforms import TrainTransform
 from fastreid_ops.engine import setup
 from fastreid_ops.engine.batches import build_batches, build_transform
 

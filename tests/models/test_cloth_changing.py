@@ -90,6 +90,35 @@ def test_parameters(name, ids, total):
     assert count(model.multi_scale) == 3_742_240
 
 
+def test_no_attention_adds_the_streams():
+    """As a gate that is open everywhere does."""
+    block, bare = MultiScaleBlock(64).eval(), MultiScaleBlock(64, gate=0).eval()
+    assert not bare.load_state_dict(block.state_dict(), strict=False).missing_keys
+    assert not any(name.startswith("gate") for name in bare.state_dict())
+    nn.init.zeros_(block.gate.se[2].weight)
+    nn.init.constant_(block.gate.se[2].bias, 40.0)
+    x = torch.randn(2, 64, 6, 4)
+    torch.testing.assert_close(bare(x), block(x))
+
+
+def test_blocks_that_start_as_nothing():
+    """What is in the blocks does not matter then; without the option it does."""
+    images = torch.randn(2, 3, 32, 16)
+
+    def maps(**options):
+        torch.manual_seed(0)
+        net = create_model("cc_resnet50_ibn_a", 2, clothes_branch=False, **options)
+        before = net.encode(images)
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                if ".conv3." in name and parameter.ndim == 4:  # the last convolution of every block
+                    parameter.add_(torch.randn_like(parameter))
+        return before, net.encode(images)
+
+    torch.testing.assert_close(*maps(zero_init_residual=True), rtol=0, atol=0)
+    assert not torch.allclose(*maps())
+
+
 def test_options_leave_parts_out():
     with torch.device("meta"):
         base = create_model("cc_resnet50", 5)

@@ -92,6 +92,13 @@ def test_bad_architectures(setup_module, text):
         setup_module.cuda_architectures(text)
 
 
+def test_variant_of_an_architecture_that_nvcc_lists_without_it(setup_module):
+    """CUDA 13.0 lists sm_90 and compiles sm_90a."""
+    assert setup_module.cuda_architectures("9.0a 10.0", {"90", "100"}) == "90a-real;100-real"
+    with pytest.raises(setup_module.Refused, match=r"got '8.0a'"):
+        setup_module.cuda_architectures("8.0a", {"90", "100"})
+
+
 def test_architecture_that_this_nvcc_lacks(setup_module):
     with pytest.raises(setup_module.Refused, match=r"got '6.0', .*\(this nvcc knows 80, 90, 90a, 100\)"):
         setup_module.cuda_architectures("9.0 6.0", {"100", "80", "90a", "90"})

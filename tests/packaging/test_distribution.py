@@ -83,7 +83,11 @@ def test_wheel_holds_the_package_and_its_data(clean_copy, wheel):
     # Recipes, report templates and the sample's tables included; a folder without __init__.py would be missed here.
     assert not source_files(clean_copy, "fastreid_ops") - names
     libraries = {name for name in names if name.endswith(".so")}
-    assert {name.split("/")[1].split(".")[0] for name in libraries} == {"_C", "numpy"}
+    assert {name.split(".")[0] for name in libraries} == {
+        "fastreid_ops/_C",
+        "fastreid_ops/numpy",
+        "fastreid_ops/data/_pixels",
+    }
     assert not [name for name in names if not name.startswith("fastreid_ops")]
 
 
@@ -163,12 +167,13 @@ def test_only_the_stable_interface_of_torch_is_used(installed):
     ]
 
 
-def test_the_numpy_door_uses_nothing_of_torch(installed):
-    (door,) = (installed / "fastreid_ops").glob("numpy.*.so")
+@pytest.mark.parametrize("name", ["numpy", "data/_pixels"])
+def test_the_doors_for_arrays_use_nothing_of_torch(installed, name):
+    (door,) = (installed / "fastreid_ops").glob(f"{name}.*.so")
     assert not [name for name in undefined(door) if UNSTABLE.search(name) or STABLE.fullmatch(name)]
 
 
-@pytest.mark.parametrize("name", ["_C", "numpy"])
+@pytest.mark.parametrize("name", ["_C", "numpy", "data/_pixels"])
 def test_no_path_of_the_build_machine_in_a_library(installed, name):
     (library,) = (installed / "fastreid_ops").glob(f"{name}.*.so")
     dynamic = run("readelf", "-d", library, cwd=installed)

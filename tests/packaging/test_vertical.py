@@ -12,9 +12,16 @@ OPS = re.findall(
     r"^fastreid_op\((\w+) (\w+)\)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"), re.MULTILINE
 )
 NOT_OPS = {"common", "python", "tests"}
+# Kernels for arrays on the host alone, reached through a Cython door of their name.
+HOST = re.findall(
+    r"^fastreid_cpu_kernels\((\w+) (\w+)\)",
+    (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
 CONTRACT = ("Shapes", "NaN", "Ties", "Determinism", "Memory")
 
 NATIVE = ("{}.h", "{}_cpu.cpp", "{}_cuda.cu", "{}_ops.cpp", "{}_ops_cuda.cpp")
+HOST_NATIVE = ("{}.h", "{}_cpu.cpp")
 SHARED = "{}_ops.h"  # where both registrations read their arguments alike
 PART = "{}_cpu_*.h"  # where the CPU kernels grew too long for one file; included by them alone
 CUDA_PART = "{}_cuda_*.cuh"  # the same of the CUDA kernels
@@ -65,7 +72,22 @@ def test_no_folder_of_csrc_holds_anything_else():
         parts = {
             p.name for stem in stems for part in (PART, CUDA_PART) for p in folder.glob(part.format(stem))
         }
-        assert {p.name for p in folder.iterdir()} <= allowed | parts, folder.name
+        host = {name.format(stem) for where, stem in HOST if where == folder.name for name in HOST_NATIVE}
+        assert {p.name for p in folder.iterdir()} <= allowed | parts | host, folder.name
+
+
+@pytest.mark.parametrize(("folder", "stem"), HOST, ids=[stem for _, stem in HOST])
+def test_kernels_without_an_op_have_contract_door_and_tests(folder, stem):
+    for name in HOST_NATIVE:
+        assert set(includes(source(folder, name.format(stem)))) <= {
+            "cstdint",
+            "immintrin.h",
+            "common/isa.h",
+            f"{folder}/{stem}.h",
+        }
+    assert [label for label in CONTRACT if f"// {label}: " not in source(folder, f"{stem}.h")] == []
+    elsewhere = ("csrc/python/{}.pyx", "csrc/tests/test_{}.cpp", "tests/data/test_{}.py")
+    assert [path for path in elsewhere if not (ROOT / path.format(stem)).is_file()] == []
 
 
 def test_every_module_of_ops_is_an_op():

@@ -29,11 +29,14 @@ PLAIN = {"model.name": "cc_resnet50"}
 PRCC = {
     208: {"loss.clothes.from_epoch": 25},
     209: {"model.options": {"correction": False}, "loss.clothes.correction": 0.0},
+    210: {"eval.metric": "euclidean", "eval.unit_length": True},
     211: BASELINE,
     212: {**BASELINE, **PLAIN},
     213: PLAIN,
     214: {**PLAIN, "model.options": {"multi_scale": False}},
     215: {**PLAIN, "model.options": {"multi_scale": False, "pool": "avg"}},
+    216: PLAIN,  # 213 once more
+    218: PLAIN,  # and under a mended evaluation, the only one there is here
 }
 
 
@@ -83,11 +86,13 @@ def test_the_whole_network_says_what_its_source_says():
         "loss.clothes.distillation": 0.1,
         "loss.clothes.temperature": 4.0,
         "loss.clothes.detach_teacher": False,
+        "loss.clothes.classifier_smoothing": 0.0,
         "optim.weight_decay": 5e-4,
         "optim.clip": None,
         "train.epochs": 120,
         "eval.flip": True,
         "eval.metric": "cosine",
+        "eval.unit_length": False,
     }
     whole = values("prcc_cloth_changing_206")
     assert {key: whole[key] for key in expected} == expected
@@ -181,7 +186,8 @@ def data(tmp_path_factory):
 
 
 DRY = [
-    ("prcc_cloth_changing_213", "clothes id triplet correction unclothed_id unclothed_triplet distillation"),
+    ("prcc_cloth_changing_210", "clothes id triplet correction unclothed_id unclothed_triplet distillation"),
+    ("prcc_cloth_changing_218", "clothes id triplet correction unclothed_id unclothed_triplet distillation"),
     ("prcc_cloth_changing_211", "id triplet"),
     ("ltcc_cloth_changing_202", "clothes id triplet correction unclothed_id unclothed_triplet distillation"),
     ("ltcc_cal", "id clothes adversarial"),
@@ -208,86 +214,39 @@ def test_recipe_on_files_in_the_layout_of_its_data(recipe, terms, data, tmp_path
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """Called with a name, a recipe and options: its run on procedural people; returns the lines of metrics.jsonl about
-    training, and {(system, set): mAP}."""
+    """Called with a recipe on procedural people and options: its run; returns the mean of every term in each epoch, and
+    {(system, set): mAP}."""
     cache = tmp_path_factory.mktemp("people")
 
-    def run(name, recipe, people, *options):
-        folder = cache / name
+    def run(recipe, *options):
+        folder = cache / recipe
         arguments = [
-            *(
-                "--config",
-                recipe,
-                "--data.dataset",
-                "people",
-                "--data.root",
-                "null",
-                "--data.options",
-                people,
-            ),
-            *("--data.height", 64, "--data.width", 32, "--data.crop_padding", 3, "--data.translation", 0),
-            *("--data.erasing", 0, "--data.workers", 0, "--data.cache_images", "true", "--eval.every", 0),
-            *(
-                "--eval.flip",
-                "false",
-                "--eval.hsv_stripes",
-                "false",
-                "--train.amp",
-                "off",  # the same figures on every processor
-                "--run.threads",
-                1,
-                "--run.device",
-                "cpu",
-            ),
-            *("--run.report", "false", "--run.log_every", 1, "--run.folder", folder, *options),
+            *("--config", recipe, "--run.folder", folder, "--run.report", "false", "--eval.every", 0),
+            *("--eval.hsv_stripes", "false", *options),
         ]
         assert train.main(list(map(str, arguments))) == 0
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        steps = [line for line in lines if line["kind"] == "train"]
+        epochs = {}
+        for line in lines:
+            if line["kind"] == "train":
+                epochs.setdefault(line["epoch"], []).append(line["losses"])
+        means = [
+            {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]} for rows in epochs.values()
+        ]
         rows = json.loads((folder / "results/table.json").read_text())["rows"]
-        return steps, {(row["system"], row["set"]): row["mAP"] for row in rows}
+        return means, {(row["system"], row["set"]): row["mAP"] for row in rows}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTREID_OPS_CACHE", str(cache))
         yield run
 
 
-EASY = (
-    "height: 64, width: 32, color_shift: 0.0, gamma_shift: 0.0, exposure_shift: 0.02, yaw_spread: 10.0, "
-    "resolution: [60, 64], blur: 0.0, noise: 1.0, jpeg_quality: [90, 95], occlusion: 0.0, truncation: 0.0, "
-    "box_jitter: 0.01, shared_colors: 0.0"
-)
-
-
-def mean_losses(steps, epoch):
-    """Mean of every term over the steps of one epoch."""
-    rows = [line["losses"] for line in steps if line["epoch"] == epoch]
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-
-
 def test_cal_learns_people_whose_clothes_change(learned):
     """On people it has not seen: in the same clothes clearly, in other ones, where colours mislead, a little."""
-    epochs, start = 12, 4
-    steps, found = learned(
-        "cal",
-        "prcc_cal",
-        f"{{like: prcc, train_ids: 128, test_ids: 32, images_per_camera: 2, {EASY}}}",
-        *("--model.name", "osnet_x0_25", "--data.batch_size", 48, "--data.images_per_id", 6),
-        *(
-            "--train.epochs",
-            epochs,
-            "--loss.clothes.from_epoch",
-            start,
-            "--loss.triplet",
-            1,
-            "--optim.lr",
-            2e-3,
-        ),
-        *("--schedule.name", "cosine", "--schedule.per_epoch", "false", "--schedule.final_factor", 0.01),
-        *("--schedule.warmup_epochs", 2, "--schedule.warmup_factor", 0.1),
-    )
-    first, begun, last = (mean_losses(steps, epoch) for epoch in (0, start, epochs - 1))
-    assert set(first) == {"id", "pairs"}
+    start = 4
+    losses, found = learned("people_cal")
+    assert [set(each) for each in losses[:start]] == [{"id", "pairs"}] * start  # epochs, not batches
+    first, begun, last = losses[0], losses[start], losses[-1]
     assert last["id"] < first["id"] - 0.6
     assert last["clothes"] < begun["clothes"] - 2
     assert last["adversarial"] < begun["adversarial"] - 2
@@ -296,28 +255,13 @@ def test_cal_learns_people_whose_clothes_change(learned):
 
 
 def test_the_whole_network_learns(learned):
-    """Every classifier's loss falls. A ResNet-50 from random weights knows people by colour before its first step; more
-    than that takes it longer than a test may.
+    """Every classifier's loss falls, and people it has not seen are found better than before, by far in the same
+    clothes; of three seeds the least rises were 0.16 there and 0.013 in other clothes. Without `zero_init_residual`
+    neither this network nor its baseline learns anything in as many steps.
     """
-    epochs = 7
-    steps, found = learned(
-        "network",
-        "prcc_cloth_changing_213",
-        f"{{like: prcc, train_ids: 24, test_ids: 8, images_per_camera: 2, {EASY}}}",
-        *(
-            "--data.batch_size",
-            24,
-            "--data.images_per_id",
-            6,
-            "--train.epochs",
-            epochs,
-            "--loss.triplet",
-            0.1,
-        ),
-        *("--optim.lr", 1e-3, "--schedule.name", "cosine", "--schedule.per_epoch", "false"),
-        *("--schedule.final_factor", 0.01, "--schedule.warmup_epochs", 1),
-    )
-    first, last = mean_losses(steps, 0), mean_losses(steps, epochs - 1)
-    for name, fall in {"id": 0.2, "clothes": 0.5, "correction": 0.4, "unclothed_id": 0.3}.items():
+    losses, found = learned("people_cloth_changing")
+    first, last = losses[0], losses[-1]
+    for name, fall in {"id": 0.6, "clothes": 1.5, "correction": 1.2, "unclothed_id": 0.1}.items():
         assert last[name] < first[name] - fall, (name, first, last)
-    assert {name for _, name in found} == {"same_clothes", "cross_clothes"}
+    for name, rise in (("same_clothes", 0.1), ("cross_clothes", 0.003)):
+        assert found["trained", name] > found["untrained", name] + rise, (name, found)

@@ -11,9 +11,17 @@ from torch import Tensor
 
 from fastreid_ops import k_reciprocal, k_reciprocal_blocks, pairwise_distance
 from fastreid_ops.config.plan import RerankEntry
-from fastreid_ops.engine.competition.stages import array_file
+from fastreid_ops.engine.competition.arrays import array_file
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
+
+# Of a block in float32, however many rows are asked for: with a gallery of half a million 1,024 rows are 2 GiB.
+BLOCK_BYTES = 256 * 2**20
+
+
+def block_rows(asked: int, gallery: int) -> int:
+    """Rows of a block: `asked`, or as many as `BLOCK_BYTES` hold, at least one."""
+    return max(1, min(asked, BLOCK_BYTES // (4 * gallery)))
 
 
 def distance_blocks(pairs: Pairs, rerank: RerankEntry, rows: int) -> Iterator[Tensor]:
@@ -59,9 +67,7 @@ def write_distances(
 ) -> None:
     """The blocks into a (Q, G) .npy file, of which never more than one is there."""
     shape = (pairs[0][0].shape[0], pairs[0][1].shape[0])
-    first = 0
-    with array_file(target, shape) as array:
+    with array_file(target, shape) as append:
         for block in distance_blocks(pairs, rerank, rows):
             check()
-            array[first : first + len(block)] = block.cpu().numpy()
-            first += len(block)
+            append(block)

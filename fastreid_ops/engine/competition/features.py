@@ -17,7 +17,7 @@ from fastreid_ops.data.loader import EvalLoader
 from fastreid_ops.data.manifest import Manifest
 from fastreid_ops.data.transforms import EvalTransform
 from fastreid_ops.engine.assess import unique_files
-from fastreid_ops.engine.competition.stages import array_file
+from fastreid_ops.engine.competition.arrays import array_file
 from fastreid_ops.engine.export import trained_model
 from fastreid_ops.engine.extract import extract
 
@@ -46,6 +46,13 @@ class TestPictures:
             sides = [[place[path] for path in self._of(side, half)] for side in (query, gallery)]
             self.halves[half] = (sides[0], sides[1])
             self._check(half)
+        queries = [PurePosixPath(name).name for rows, _ in self.halves.values() for name in self.names(rows)]
+        twice = len(queries) - len(set(queries))
+        if twice:
+            raise ConfigError(
+                f"data: queries: got {twice} file names that stand in both halves, expected each in one: the ranking "
+                "file has one list for a name"
+            )
         content = [self.files.path, self.halves]
         self.digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -110,9 +117,9 @@ def write_features(
     mean, std = (tuple(json.loads(known[key])) for key in ("mean", "std"))
     transform = EvalTransform(int(known["height"]), int(known["width"]), mean, std)
     loader = EvalLoader(pictures.files, transform, plan.batch_size, plan.workers, BadImagePolicy("raise"))
-    values = extract(model, loader, device, flip=plan.flip, check=check).values
-    with array_file(target, tuple(values.shape)) as array:
-        array[:] = values.numpy()
+    with array_file(target, (len(pictures.files), sum(dims))) as append:
+        for batch in loader:  # one at a time: features of all pictures together may be more than memory
+            append(extract(model, [batch], device, flip=plan.flip, check=check).values)
     return {"pieces": dims}
 
 

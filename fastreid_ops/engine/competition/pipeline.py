@@ -5,28 +5,35 @@
                                       |
                                       +-> pseudo/ROUND.csv -> models/OTHER -> ...
 
-The ensemble is the unweighted mean of the models' distances, a block of rows of one matrix at a time.
+Where it is known who the test people are, scores-METHOD.json says how good each ranking is. The ensemble is the
+unweighted mean of the models' distances, a block of rows of one matrix at a time.
 """
 
 import dataclasses
 import hashlib
 import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from torch import Tensor
 
+from fastreid_ops._atomic import write_atomic
 from fastreid_ops.config import ConfigError
-from fastreid_ops.config.plan import ModelEntry, Plan
+from fastreid_ops.config.plan import ModelEntry, Plan, RerankEntry
 from fastreid_ops.config.read import dump_yaml
 from fastreid_ops.data.datasets import read_dataset
 from fastreid_ops.engine import environment
-from fastreid_ops.engine.competition.distances import write_distances
+from fastreid_ops.engine.assess import table_text
+from fastreid_ops.engine.competition.arrays import ArrayRows
+from fastreid_ops.engine.competition.distances import block_rows, distance_blocks, write_distances
 from fastreid_ops.engine.competition.features import TestPictures, read_pairs, write_features
+from fastreid_ops.engine.competition.preparation import check_room, make_folder, remove_halves
 from fastreid_ops.engine.competition.pseudo import write_pseudo_manifest
+from fastreid_ops.engine.competition.scores import are_known, score
+from fastreid_ops.engine.competition.sorting import write_missing_lists
 from fastreid_ops.engine.competition.stages import Sealed, Stages, file_digest
 from fastreid_ops.engine.competition.training import trainings
 from fastreid_ops.engine.export import WEIGHTS, read_metadata
@@ -55,8 +62,11 @@ class Entry:
         self.plan, self.folder, self.log = plan, folder, log
         self.stages = Stages(folder, (lambda _: None) if look else log.say, look)
         self.device = environment.pick_device(plan.device)
+        if not look:
+            write_missing_lists(plan.data, log.say)
         manifest = read_dataset(plan.data.dataset, plan.data.root, **plan.data.options)
         self.training = manifest.select("train")
+        self.rows = _digest([self.training.path, self.training.pid])
         self.pictures = TestPictures(manifest)
         self.runs = trainings(plan, folder)
         self._seen: dict[str, Sealed] = {}
@@ -76,7 +86,7 @@ class Entry:
         if self.runs and not len(self.training):
             raise ConfigError("data: got no training rows, expected some for the models that are trained")
         for run in self.runs.values():
-            run.check(self.training)
+            run.check(self.training, self.rows)
 
     def members(self, entry: ModelEntry) -> list[str]:
         """What of a model ranks: itself, or the model after each of its epochs."""
@@ -98,7 +108,23 @@ class Entry:
             "top": plan.top,
         }
         self.stages.run(f"result-{method}", inputs, files, lambda: self._rank(made, files))
+        if are_known(self.pictures):
+            self._score(made, inputs)
         return self.folder / files[0]
+
+    def check_place(self) -> None:
+        """Errors: ConfigError for a model that cannot be trained on this device, and where the disk has no room for the
+        distances that are not there yet.
+        """
+        for run in self.runs.values():
+            run.check_device(self.device.type)
+        members = [label for name in self.plan.ranking() for label in self.members(self.plan.model(name))]
+        shapes = {
+            self._distances_file(label, half): (len(query), len(gallery))
+            for label in members
+            for half, (query, gallery) in self.pictures.halves.items()
+        }
+        check_room(self.folder, shapes)
 
     def weights(self, label: str) -> Weights:
         """The weights of a member, trained where they have to be."""
@@ -115,13 +141,24 @@ class Entry:
         files = {each: f"weights/{each}.safetensors" for each in self.members(entry) if entry.epochs}
         files = files or {entry.name: f"models/{entry.name}/{WEIGHTS}"}
 
-        def train() -> None:
-            run.run(labels)
-            self._prepare()
-            for each, target in zip(entry.epochs, files.values(), strict=False):
-                run.export_epoch(each, self.folder / target)
+        inputs = {"config": run.identity(), "labels": labels, "training": self.rows}
 
-        inputs = {"config": run.identity(), "labels": labels}
+        def export(member: str, epoch: int) -> None:
+            file = files[member]
+            make = partial(run.export_epoch, epoch, self.folder / file)
+            self.stages.run(f"weights-{member}", inputs, [file], make)
+
+        def train() -> None:
+            asked = dict(zip(files, entry.epochs, strict=False))
+            # Taken before the run goes on: one that is stopped often keeps too few checkpoints for all of them.
+            for member, epoch in asked.items():
+                if run.begun and run.has_epoch(epoch):
+                    export(member, epoch)
+            run.run(self.rows if labels is None else labels)
+            self._prepare()
+            for member, epoch in asked.items():
+                export(member, epoch)
+
         made = self._once(f"train-{entry.name}", inputs, list(files.values()), train)
         return Weights(self.folder / files[label], made.files[files[label]])
 
@@ -150,7 +187,7 @@ class Entry:
             "features": features.files,
             "half": asked.half,
             "threshold": asked.threshold,
-            "training": _digest([self.training.path, self.training.pid]),
+            "training": self.rows,
         }
 
         def make() -> dict[str, Any]:
@@ -166,7 +203,7 @@ class Entry:
     def distances(self, label: str, half: str) -> Sealed:
         """The distances of one half by a member."""
         features, rerank = self.features(label), self.plan.rerank
-        target = f"distances/{label}-{half}-{rerank.method}.npy"
+        target = self._distances_file(label, half)
         settings: dict[str, Any] = {"method": rerank.method}
         if rerank.method != "none":
             settings |= {"k1": rerank.k1, "k2": rerank.k2, "lambda_value": rerank.lambda_value}
@@ -178,7 +215,7 @@ class Entry:
             self._prepare()
             with Interrupt() as stop:
                 pairs = self._pairs(label, features, half)
-                write_distances(pairs, rerank, self.plan.rows, self.folder / target, stop.check)
+                write_distances(pairs, rerank, self._rows(half), self.folder / target, stop.check)
 
         return self._once(f"distances-{label}-{half}-{rerank.method}", inputs, [target], make)
 
@@ -187,14 +224,48 @@ class Entry:
         for target, labels in [*zip(own, [[label] for label in made], strict=True), (whole, list(made))]:
             rankings = []
             for half, (query, gallery) in self.pictures.halves.items():
-                matrices = [
-                    np.load(self.folder / next(iter(made[label][half].files)), mmap_mode="r")
-                    for label in labels
-                ]
-                blocks = mean_distances(matrices, rows=self.plan.rows)
+                blocks = self._mean(labels, half)
                 names = self.pictures.names(query), self.pictures.names(gallery)
                 rankings.append(ranking_from_distances(blocks, *names, self.plan.top))
             write_ranking(target, *rankings)
+
+    def _score(self, made: dict[str, dict[str, Sealed]], inputs: dict[str, Any]) -> None:
+        """Figures of each member by the angle of its features and by its distances, and of all together."""
+        method = self.plan.rerank.method
+        target = f"scores-{method}.json"
+
+        def make() -> None:
+            rows = []
+            for half in self.pictures.halves:
+                for label in made:
+                    pairs = self._pairs(label, self.features(label), half)
+                    angles = distance_blocks(pairs, RerankEntry(method="none"), self._rows(half))
+                    rows.append(score(f"{label}, angle", self.pictures, half, angles))
+                    if method != "none":
+                        rows.append(
+                            score(f"{label}, {method}", self.pictures, half, self._mean([label], half))
+                        )
+                if len(made) > 1:
+                    rows.append(
+                        score(f"together, {method}", self.pictures, half, self._mean(list(made), half))
+                    )
+            write_atomic(self.folder / target, (json.dumps({"rows": rows}, indent=1) + "\n").encode())
+
+        inputs = {**inputs, "people": _digest([str(pid) for pid in self.pictures.files.pid])}
+        self.stages.run(f"scores-{method}", inputs, [target], make)
+        if not self.stages.look:
+            rows = json.loads((self.folder / target).read_text(encoding="utf-8"))["rows"]
+            self.log.say("\n" + table_text(rows) + "\n")
+
+    def _mean(self, labels: list[str], half: str) -> Iterator[Tensor]:
+        files = [self.folder / self._distances_file(label, half) for label in labels]
+        return mean_distances([ArrayRows(file) for file in files], rows=self._rows(half))
+
+    def _distances_file(self, label: str, half: str) -> str:
+        return f"distances/{label}-{half}-{self.plan.rerank.method}.npy"
+
+    def _rows(self, half: str) -> int:
+        return block_rows(self.plan.rows, len(self.pictures.halves[half][1]))
 
     def agreement(self) -> list[str]:
         """A sentence for each other method that this folder has a result of: how often it lists the same."""
@@ -233,14 +304,17 @@ def make_entry(plan: Plan, folder: Path) -> Path:
 
     Errors: ConfigError and ValueError before any work for what cannot run; those of training; Interrupted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     held = RunFolder(folder)
     remark = held.lock()
     log = Log(held / "log.txt")
     try:
         if remark is not None:
             log.say(remark)
+        for name in remove_halves(held.path):
+            log.say(f"{name} was not finished and is removed")
         entry = Entry(plan, held.path, log)
+        entry.check_place()
         held.write_text("plan.yaml", dump_yaml(dataclasses.asdict(plan)))
         log.say(f"folder: {held.path}")
         path = entry.result()

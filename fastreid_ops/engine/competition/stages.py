@@ -8,14 +8,11 @@ earlier stages, so that a change at the beginning reaches the end.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from fastreid_ops._atomic import sync_folder, write_atomic
+from fastreid_ops._atomic import write_atomic
 
 FORMAT = 1
 TO_DO = "to do"
@@ -68,10 +65,6 @@ class Stages:
         write_atomic(seal, json.dumps({**wanted, **made._asdict()}, indent=1).encode())
         return made
 
-    def is_done(self, name: str) -> bool:
-        """Whether there is a seal at all, whatever it was made from."""
-        return self._seal(name).is_file()
-
     def _seal(self, name: str) -> Path:
         return self.folder / "seals" / f"{name}.json"
 
@@ -89,18 +82,3 @@ class Stages:
             return TO_DO if missing == self._seal(name) else f"{missing.name} is missing"
         except (ValueError, KeyError, AttributeError, TypeError):
             return "its seal is damaged"
-
-
-@contextmanager
-def array_file(path: Path, shape: tuple[int, ...]) -> Iterator[np.memmap]:
-    """A float32 .npy file to be filled block by block; it takes its name when the block ends without an error."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        yield array
-        array.flush()
-        del array
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 
 from fastreid_ops._atomic import write_atomic
-from fastreid_ops.config import Config, ConfigError, EvalSet, difference, flatten, from_dict, to_dict
+from fastreid_ops.config import (
+    Config,
+    ConfigError,
+    EvalSet,
+    difference,
+    flatten,
+    from_dict,
+    to_dict,
+    validate,
+)
 from fastreid_ops.config.plan import ModelEntry, Plan, training_config
 from fastreid_ops.config.read import Request, read_recipe, read_yaml
 from fastreid_ops.data.manifest import Manifest
@@ -50,13 +59,27 @@ class Training:
         return own
 
     @property
+    def _mark(self) -> Path:
+        """The digest of the pseudo-labels, or of the training rows, that the run was begun with."""
+        return self.folder.with_name(f"{self.entry.name}.{'rows' if self.labels is None else 'labels'}")
+
+    def _begun_with(self) -> str | None:
+        return self._mark.read_text(encoding="ascii") if self._mark.is_file() else None
+
+    @property
     def begun(self) -> bool:
         return (self.folder / "config.yaml").is_file()
 
-    def check(self, training: Manifest) -> None:
-        """Refuse, before any work, what could not be trained or gone on with.
+    def check_device(self, device: str) -> None:
+        """Refuse a model that cannot be trained on `device` (cpu or cuda) before others are. Errors: ConfigError."""
+        here = dataclasses.replace(self.config, run=dataclasses.replace(self.config.run, device=device))
+        validate(here, f"models.{self.entry.name}")
 
-        Errors: ConfigError for options that the network or the method refuses, and for a run of another configuration.
+    def check(self, training: Manifest, rows: str) -> None:
+        """Refuse, before any work, what could not be trained or gone on with; `rows` is the digest of `training`.
+
+        Errors: ConfigError for options that the network or the method refuses, and for a run of another configuration
+        or of other training rows.
         """
         if self.begun:
             changed = {key: pair for key, pair in self._changed().items() if _matters(key)}
@@ -67,6 +90,16 @@ class Training:
                 raise ConfigError(
                     f"models.{self.entry.name}: got a changed configuration, expected that of the run in {self.folder}:"
                     f"\n{lines}\nchange it back, or take another name or another folder"
+                )
+            if self.labels is None and self._begun_with() != rows:
+                raise ConfigError(
+                    f"models.{self.entry.name}: got other training rows than the run in {self.folder} was begun with, "
+                    "expected the same; take another name or another folder"
+                )
+            if self.labels is not None and self._begun_with() is None:
+                raise ConfigError(
+                    f"models.{self.entry.name}.pseudo: got {self.entry.pseudo}, expected none for the run in "
+                    f"{self.folder}, which was begun without pseudo-labels; take another name or another folder"
                 )
             return
         with torch.random.fork_rng(devices=[]):
@@ -84,11 +117,13 @@ class Training:
         changed = difference(stored, to_dict(self.config))
         return {key: pair for key, pair in changed.items() if key not in elsewhere}
 
-    def run(self, labels_digest: str | None) -> None:
-        """Begin, or go on. Errors: as `engine.run.run`; ConfigError for other pseudo-labels than it began with."""
-        mark = self.folder.with_name(f"{self.entry.name}.labels")
+    def run(self, digest: str) -> None:
+        """Begin, or go on; `digest` of the pseudo-labels, or of the training rows where there are none.
+
+        Errors: as `engine.run.run`; ConfigError for other pseudo-labels than it began with.
+        """
         if self.begun:
-            if labels_digest is not None and mark.read_text(encoding="ascii") != labels_digest:
+            if self._begun_with() != digest:
                 raise ConfigError(
                     f"models.{self.entry.name}: got other pseudo-labels than the run in {self.folder} was begun with, "
                     f"expected the same; remove that folder to train on the new ones"
@@ -98,26 +133,35 @@ class Training:
             request = Request(str(self.folder), stored, self.config, resume=self.folder, resume_allow=allowed)
         else:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
-            if labels_digest is not None:
-                write_atomic(mark, labels_digest.encode())
+            write_atomic(self._mark, digest.encode())
             request = Request(Path(self.entry.recipe).stem, read_recipe(self.entry.recipe), self.config)
         run.run(request)
 
+    def has_epoch(self, epoch: int) -> bool:
+        """Whether the checkpoint after `epoch` epochs is there."""
+        return self._after(epoch) is not None
+
     def export_epoch(self, epoch: int, target: Path) -> None:
         """The weights after `epoch` epochs, from their checkpoint. Errors: CheckpointError if it is not there."""
-        folder = self.folder / "checkpoints"
-        for path in checkpoint.steps(folder):
-            content = checkpoint.read(path)
-            if (content["epoch"], content["batch"]) == (epoch, 0):
-                break
-        else:
+        content = self._after(epoch)
+        if content is None:
             raise checkpoint.CheckpointError(
-                f"models.{self.entry.name}: {folder}: got no checkpoint of epoch {epoch}, expected one; was the run "
-                "stopped so often that run.keep removed it?"
+                f"models.{self.entry.name}: {self.folder / 'checkpoints'}: got no sound checkpoint of epoch {epoch}, "
+                "expected one; was the run stopped so often that run.keep removed it?"
             )
         label_map = dict(content["label_map"])
         known = export.metadata(self.config, label_map, content["step"], content["ema"] is not None)
         export.write_weights(content["ema"] or content["model"], known, target)
+
+    def _after(self, epoch: int) -> dict[str, Any] | None:
+        for path in checkpoint.steps(self.folder / "checkpoints"):
+            try:
+                content = checkpoint.read(path)
+            except checkpoint.CheckpointError:
+                continue  # a damaged one; going on with the run says so
+            if (content["epoch"], content["batch"]) == (epoch, 0):
+                return content
+        return None
 
 
 def _of_its_own(item: EvalSet, config: Config) -> EvalSet:

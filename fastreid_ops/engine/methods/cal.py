@@ -64,7 +64,9 @@ def losses(context: Context) -> nn.ModuleDict:
         )
     terms = nn.ModuleDict()
     if config.cross_entropy > 0:
-        terms["id"] = LabelSmoothedCrossEntropy(config.label_smoothing, check_inputs=False)
+        terms["id"] = LabelSmoothedCrossEntropy(
+            config.label_smoothing, smoothing=config.smoothing, check_inputs=False
+        )
     if config.triplet > 0:
         terms["pairs"] = _pairs(config)
     if config.clothes.adversarial > 0:

@@ -43,9 +43,11 @@ def losses(context: Context) -> nn.ModuleDict:
     clothes.check_own_optimizer(context)
     terms = identity.losses(context)
     terms[CLASSIFIER] = ClothesClassifier(count, model.feature_dim)
-    terms["clothes"] = nn.CrossEntropyLoss()
+    terms["clothes"] = nn.CrossEntropyLoss(label_smoothing=config.clothes.classifier_smoothing)
     if config.clothes.correction > 0:
-        terms["correction"] = ClothesCrossEntropy(count, config.label_smoothing, check_inputs=False)
+        terms["correction"] = ClothesCrossEntropy(
+            count, config.label_smoothing, smoothing=config.smoothing, check_inputs=False
+        )
     if config.clothes.distillation > 0:
         terms["distillation"] = KnowledgeDistillationLoss(
             config.clothes.temperature, detach_teacher=config.clothes.detach_teacher

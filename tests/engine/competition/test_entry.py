@@ -4,12 +4,13 @@ in NAIC's own layout, two models, one checkpoint more, a round of pseudo-labels,
 """
 
 import json
-import math
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from competition_entry import COLOURS, contents, copy, run
 from competition_entry import plan as make_plan
 from PIL import Image
@@ -18,7 +19,7 @@ from fastreid_ops import k_reciprocal
 from fastreid_ops.config.plan import RerankEntry, read_plan
 from fastreid_ops.data.datasets import read_dataset
 from fastreid_ops.data.images import read_image
-from fastreid_ops.engine.competition import pipeline, stages, training
+from fastreid_ops.engine.competition import arrays, pipeline, training
 from fastreid_ops.engine.competition.distances import chunked_blocks, distance_blocks, write_distances
 from fastreid_ops.engine.export import trained_model
 from fastreid_ops.engine.interrupt import Interrupted
@@ -146,20 +147,15 @@ def test_never_more_than_a_block_of_a_matrix(done, monkeypatch):
     made = pipeline.Entry(asked, entry, pipeline.Log())
     taken = []
 
-    class Rows:
-        def __init__(self, path, mmap_mode):
-            assert mmap_mode == "r"
-            self.array = np.lib.format.open_memmap(path, mode="r")
-            self.shape = self.array.shape
-
+    class Rows(arrays.ArrayRows):
         def __getitem__(self, rows):
             taken.append(rows.stop - rows.start)
-            return self.array[rows]
+            return super().__getitem__(rows)
 
     distances = {
         label: {h: made.distances(label, h) for h in COLOURS} for label in ("a-epoch1", "a-epoch2", "b")
     }
-    monkeypatch.setattr(pipeline.np, "load", Rows)
+    monkeypatch.setattr(pipeline, "ArrayRows", Rows)
     monkeypatch.setattr(pipeline, "write_ranking", lambda *_: None)
     made._rank(distances, ["result.json", *(f"{label}.json" for label in distances)])
     assert set(taken) == {4}
@@ -268,6 +264,37 @@ def test_interrupted_and_gone_on(done, root, tmp_path, monkeypatch, where, capsy
     assert got == want
 
 
+def test_an_epoch_outlives_its_checkpoint(done, root, tmp_path, monkeypatch):
+    """A run that is stopped again and again keeps its last checkpoints only; what ranks was taken before."""
+    plan, entry = make_plan(root, tmp_path), tmp_path / "entry"
+    real, calls = training.run.method("naic").step, []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise Interrupted(15)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.run.method("naic"), "step", stop)
+        assert run(plan) == 128 + 15
+    assert not (entry / "weights").is_dir() or not list((entry / "weights").iterdir())
+    first = entry / "models/a/checkpoints/step-00000003.pt"
+    later = first.with_name("step-00000004.pt")
+    assert first.is_file()
+    damaged = first.with_name("step-00000009.pt")
+    damaged.write_bytes(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(training.run, "run", lambda _: (_ for _ in ()).throw(Interrupted(15)))
+        assert run(plan) == 128 + 15
+    assert [file.name for file in (entry / "weights").iterdir()] == ["a-epoch1.safetensors"]
+    assert later.is_file()
+    first.unlink()
+    damaged.unlink()
+    assert run(plan) == 0
+    assert contents(entry) == contents(done[0])
+
+
 def test_taken_weights_rank_without_training(done, root, tmp_path, monkeypatch):
     monkeypatch.setattr(training.run, "run", _no_training)
     entry = done[0]
@@ -282,7 +309,53 @@ def test_taken_weights_rank_without_training(done, root, tmp_path, monkeypatch):
     assert not (mine / "models").exists()
 
 
-def test_an_array_file_is_whole_or_not_there(tmp_path):
-    with pytest.raises(ZeroDivisionError), stages.array_file(tmp_path / "x.npy", (2, 2)) as array:
-        array[:] = 1 / math.floor(0.5)
-    assert list(tmp_path.iterdir()) == []
+def test_only_what_a_changed_ensemble_needs(done, root, tmp_path, monkeypatch, capsys):
+    """One member taken out, and back again with one more that is taken as it is."""
+    entry = copy(done[0], tmp_path)
+    monkeypatch.setattr(training.run, "run", _no_training)
+
+    def worked(**changes):
+        assert run(make_plan(root, tmp_path, **changes)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        stages = [line for line in lines if line.startswith(("train-", "features-", "distances-", "result-"))]
+        return {line.partition(":")[0] for line in stages if not line.endswith(": done")}
+
+    assert worked(ensemble=["b"]) == {"result-exact"}
+    assert (entry / "result-exact.json").read_bytes() == (entry / "results/b-exact.json").read_bytes()
+    values = yaml.safe_load(Path(make_plan(root, tmp_path)).read_text())
+    more = {"name": "c", "weights": str(done[0] / "models/b")}
+    added = {"features-c", "distances-c-green-exact", "distances-c-normal-exact", "result-exact"}
+    assert worked(models=[*values["models"], more]) == added
+    assert np.array_equal(np.load(entry / "features/c.npy"), np.load(entry / "features/b.npy"))
+
+
+def test_halves_are_sorted_where_nobody_did(done, root, tmp_path, capsys):
+    """Without lists of green and normal pictures, and with those of one side: as with the lists."""
+    raw = tmp_path / "raw"
+    shutil.copytree(root, raw)
+    home = raw / "image_B_v1_1"
+    for file in home.glob("*_*.txt"):
+        file.unlink()
+    taken = [{"name": "b", "weights": str(done[0] / "models/b")}]
+    plan = make_plan(raw, tmp_path, models=taken, pseudo=[])
+    assert run(plan, "--status") == 1
+    assert (
+        "query_green.txt: got no such file, expected the names of the green half" in capsys.readouterr().err
+    )
+    assert run(plan) == 0
+    assert "query_green.txt: 6 pictures" in capsys.readouterr().out
+    for side in ("query", "gallery"):
+        for half in COLOURS:
+            name = f"{side}_{half}.txt"
+            assert (home / name).read_text() == (root / "image_B_v1_1" / name).read_text()
+    want = (done[0] / "results/b-exact.json").read_text()
+    assert (tmp_path / "entry/result-exact.json").read_text() == want
+    (home / "gallery_green.txt").unlink()
+    (home / "gallery_normal.txt").write_text("normal0_0.png\n")  # a list that is there is believed
+    assert run(plan) == 0
+    got = json.loads((tmp_path / "entry/result-exact.json").read_text())
+    assert {tuple(got[f"normal{pid}.png"]) for pid in range(6)} == {("normal0_0.png",)}
+    assert {len(got[f"green{pid}.png"]) for pid in range(6)} == {5}
+    blocked = {"dataset": "naic", "root": str(raw), "options": {"lists": str(home / "query_green.txt/x")}}
+    assert run(make_plan(raw, tmp_path, models=taken, pseudo=[], data=blocked)) == 2
+    assert "expected a place for the lists of the halves; name another" in capsys.readouterr().err

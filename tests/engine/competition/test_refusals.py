@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a competition entry refuses before any work, and the packaged plans."""
 
+import shutil
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from competition_entry import changed, contents, copy, picture, recipe, run
 from competition_entry import plan as make_plan
 
 from fastreid_ops.config import ConfigError
 from fastreid_ops.config.plan import plans, read_plan, training_config
+from fastreid_ops.engine.competition import pipeline, preparation
 
 
 def _broken(**changes):
@@ -91,6 +96,66 @@ def test_other_pseudo_labels_than_the_run_began_with(done, root, tmp_path, capsy
     assert "models.b: got other pseudo-labels than the run" in capsys.readouterr().err
 
 
+def test_a_run_that_was_begun_without_pseudo_labels(done, root, tmp_path, capsys):
+    entry = copy(done[0], tmp_path)
+    (entry / "models/b.labels").unlink()
+    assert run(make_plan(root, tmp_path), "--rerank.method", "none") == 2
+    assert "models.b.pseudo: got by_a, expected none for the run in" in capsys.readouterr().err
+    assert not (entry / "distances/a-epoch1-green-none.npy").exists()
+
+
+def test_a_run_of_other_training_rows(done, root, tmp_path, capsys):
+    copy(done[0], tmp_path)
+    fewer = tmp_path / "fewer"
+    shutil.copytree(root, fewer)
+    file = fewer / "train_2020_fs/train_list.txt"
+    file.write_text(file.read_text().rpartition("\n")[0])
+    plan = make_plan(fewer, tmp_path)
+    assert run(plan, "--status") == 2
+    assert "models.a: got other training rows than the run in" in capsys.readouterr().err
+    shutil.move(root, tmp_path / "moved")  # the same rows in another place are the same
+    try:
+        assert run(make_plan(tmp_path / "moved", tmp_path), "--status") == 0
+    finally:
+        shutil.move(tmp_path / "moved", root)
+    assert {line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()} == {"done"}
+
+
+def test_a_place_that_cannot_be_written(root, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert run(make_plan(root, tmp_path, folder=str(tmp_path / "file/entry"))) == 2
+    assert "file/entry: got Not a directory, expected a place that can be written" in capsys.readouterr().err
+
+
+def test_a_model_that_this_machine_cannot_train(root, tmp_path, capsys, monkeypatch):
+    """Seen before the models before it are trained, and not by who only looks."""
+    monkeypatch.setattr(pipeline.environment, "pick_device", lambda _: torch.device("cpu"))
+    half = {"train.amp": "fp16"}
+    plan = changed(
+        make_plan(root, tmp_path, device="auto"), lambda values: values["models"][1]["overrides"].update(half)
+    )
+    assert run(plan, "--status") == 0
+    assert run(plan) == 2
+    assert (
+        "models.b: train.amp: got 'fp16' with run.device cpu, expected bf16 or off" in capsys.readouterr().err
+    )
+    assert {file.name for file in (tmp_path / "entry").iterdir()} <= {"log.txt", "run.lock"}
+
+
+def test_a_disk_without_room(root, tmp_path, monkeypatch, capsys):
+    """Seen before any work from the sizes of all matrices: 3 rankings of 2 halves, 6 queries and 18 pictures each."""
+    needed = 3 * 2 * 6 * 18 * 4  # 2.5 KiB
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    assert run(make_plan(root, tmp_path)) == 2
+    assert "got 0.0 MiB free, expected 0.0 for 6 matrices of distances" in capsys.readouterr().err
+    assert {file.name for file in (tmp_path / "entry").iterdir()} <= {"log.txt", "run.lock"}
+    preparation.check_room(tmp_path, {"x": (6, 18 * 6 - 1)})
+    with pytest.raises(ConfigError, match="for 1 matrices"):
+        preparation.check_room(tmp_path, {"x": (6, 18 * 6 + 1)})
+    (tmp_path / "x").touch()
+    preparation.check_room(tmp_path, {"x": (6, 18 * 6 + 1)})
+
+
 def test_no_picture_is_near_enough(done, root, tmp_path, capsys):
     copy(done[0], tmp_path)
     pseudo = [{"name": "by_a", "model": "a", "threshold": 1e-6}]
@@ -111,6 +176,19 @@ def test_file_names_that_stand_twice(root, tmp_path, capsys):
     plan = make_plan(root, tmp_path, data={"dataset": str(tmp_path / "twice.csv")}, pseudo=[], models=models)
     assert run(plan) == 2
     assert "half all: queries: got 1 file names that stand twice" in capsys.readouterr().err
+
+
+def test_a_query_in_both_halves(root, tmp_path, capsys):
+    with open(tmp_path / "both.csv", "w") as file:
+        file.write("path,pid,camid,split,modality\n")
+        for half in ("green", "normal"):
+            for name, split in ((f"{half}/1.png", "query"), (f"{half}/2.png", "gallery")):
+                picture(tmp_path / name, 100, np.random.default_rng(0))
+                file.write(f"{name},1,0,{split},{half}\n")
+    models = [{"name": "a", "recipe": recipe(tmp_path)}]
+    plan = make_plan(root, tmp_path, data={"dataset": str(tmp_path / "both.csv")}, pseudo=[], models=models)
+    assert run(plan) == 2
+    assert "data: queries: got 1 file names that stand in both halves" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

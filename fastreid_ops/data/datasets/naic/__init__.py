@@ -19,7 +19,7 @@ from fastreid_ops.data.datasets.naic.lighting import HALVES, halves
 from fastreid_ops.data.datasets.naic.lists import SOURCES, Picture, read_names, read_source
 from fastreid_ops.data.manifest import Manifest, ManifestError
 
-__all__ = ["HALVES", "PUBLISHED", "SOURCES", "equal_files", "halves", "read", "scan"]
+__all__ = ["HALVES", "PUBLISHED", "SOURCES", "equal_files", "halves", "missing_lists", "read", "scan"]
 
 NAME = "naic"
 LAYOUTS = ("MyDataSet", "naic", "NAIC", ".")
@@ -90,10 +90,7 @@ def scan(
     """Everything the lists name and what is wrong with it; arguments as `read`."""
     choice(NAME, "duplicates", duplicates, ("listed", "sha256", "keep"))
     choice(NAME, "half", half, ("both", *HALVES))
-    for source in sources or ():
-        choice(NAME, "sources", source, list(SOURCES))
-    folders = tuple(source.folder for source in SOURCES.values())
-    folder = find_root(NAME, root, LAYOUTS, [SOURCES[name].folder for name in sources or ()] or [folders])
+    folder = _home(root, sources)
     tree = Tree(NAME, folder, EXPECTED)
     if sources is None:
         sources = [name for name in DEFAULT if (folder / SOURCES[name].folder).is_dir()] or ["single"]
@@ -107,6 +104,43 @@ def scan(
     marked = half == "both" and bool(wanted)
     tree.rows = [*_train_rows(tree, pictures, "unsorted" if marked else None), *wanted]
     return tree
+
+
+def missing_lists(
+    root: str | os.PathLike[str],
+    *,
+    sources: Sequence[str] | None = None,
+    test: str | None = None,
+    half: str = "both",
+    lists: str | os.PathLike[str] | None = None,
+) -> dict[Path, tuple[Path, str]]:
+    """The lists of the test set's halves that `read` with these arguments asks for and that are not there:
+    file -> (folder of the pictures that are to be sorted, half). Empty where there is no test set.
+
+    Raises:
+        ManifestError: when no layout fits.
+    """
+    choice(NAME, "half", half, ("both", *HALVES))
+    folder = _home(root, sources)
+    found = _test_folder(folder, test)
+    if found is None:
+        return {}
+    home, suffix = found
+    place = folder / home if lists is None else Path(lists)
+    wanted = {
+        place / f"{split}{suffix}_{kind}.txt": (folder / home / f"{split}{suffix}", kind)
+        for split in ("query", "gallery")
+        for kind in (HALVES if half == "both" else (half,))
+    }
+    return {file: value for file, value in wanted.items() if not file.is_file()}
+
+
+def _home(root: str | os.PathLike[str], sources: Sequence[str] | None) -> Path:
+    """The folder that the rounds lie in."""
+    for source in sources or ():
+        choice(NAME, "sources", source, list(SOURCES))
+    folders = tuple(source.folder for source in SOURCES.values())
+    return find_root(NAME, root, LAYOUTS, [SOURCES[name].folder for name in sources or ()] or [folders])
 
 
 def _train_rows(tree: Tree, pictures: list[Picture], modality: str | None) -> list[Row]:
@@ -137,7 +171,7 @@ def _without_duplicates(tree: Tree, pictures: list[Picture]) -> list[Picture]:
 
 def _test_rows(tree: Tree, test: str | None, half: str, lists: Path | None) -> list[Row]:
     """Query and gallery of one test set, or nothing where none is there and none was asked for."""
-    found = _test_folder(tree, test)
+    found = _test_folder(tree.root, test)
     if found is None:
         tree.found.append(Finding("note", "no_test_set", "no folder of a test set: training rows only", 0))
         return []
@@ -156,14 +190,14 @@ def _test_rows(tree: Tree, test: str | None, half: str, lists: Path | None) -> l
     return rows
 
 
-def _test_folder(tree: Tree, test: str | None) -> tuple[str, str] | None:
+def _test_folder(root: Path, test: str | None) -> tuple[str, str] | None:
     if test is None:
-        there = [one for one in TESTS if (tree.root / one[0] / f"query{one[1]}").is_dir()]
+        there = [one for one in TESTS if (root / one[0] / f"query{one[1]}").is_dir()]
         return there[0] if there else None
     home, _, suffix = test.partition(":")
     for split in ("query", "gallery"):
-        if not (tree.root / home / f"{split}{suffix}").is_dir():
+        if not (root / home / f"{split}{suffix}").is_dir():
             raise ManifestError(
-                f"{NAME}: test: got {test!r}, expected a folder {home}/{split}{suffix} in {tree.root}"
+                f"{NAME}: test: got {test!r}, expected a folder {home}/{split}{suffix} in {root}"
             )
     return home, suffix
