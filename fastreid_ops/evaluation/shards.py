@@ -20,9 +20,9 @@ from fastreid_ops.evaluation.result import Result
 from fastreid_ops.evaluation.tracklets import pool_tracklets
 from fastreid_ops.evaluation.trials import Trials
 from fastreid_ops.ops import _checks, _relevance, _shards
+from fastreid_ops.ops._rank_shards import check_shard, neighbours_of_shards, rank_shards
 from fastreid_ops.ops._shards import Shard
 from fastreid_ops.ops.nearest import from_squared
-from fastreid_ops.ops._rank_shards import check_shard, neighbours_of_shards, rank_shards
 
 _OP = "evaluate_shards"
 # Queries listed at a time, frames pooled at a time.

@@ -23,7 +23,7 @@ from fastreid_ops.evaluation import PROTOCOLS, Columns, Shard, draw, evaluate_sh
 from fastreid_ops.evaluation import shards as of_evaluation
 from fastreid_ops.evaluation.by_protocol import evaluate_draws, trials
 from fastreid_ops.evaluation.shards import trial_shards
-from fastreid_ops.ops import feature_ranking, nearest, sharded
+from fastreid_ops.ops import _rank_shards, feature_ranking, nearest
 
 # Who has a row: stretches, as the engine shares out files; anybody; nobody but the last rank; the first has none.
 SEEDS = (4, 10)  # of test_every_protocol's sets: somebody is found in most
@@ -89,7 +89,7 @@ def clouds(queries, gallery, depth=33, people=40, dtype=torch.float32):
 def by_features(group):
     """Features without an exact mean or distance, in every metric and some dtypes; blocks of three queries."""
     found = {}
-    usual = sharded._QUERIES, sharded._BLOCK
+    usual = _rank_shards._QUERIES, _rank_shards._BLOCK
     for number, (name, metric, dtype, changes) in enumerate(
         (
             ("market1501", "euclidean", torch.float32, {}),
@@ -108,11 +108,11 @@ def by_features(group):
         if group is None:
             result = evaluate_draws(drawn, query, gallery, metric=metric)
         else:
-            sharded._QUERIES, sharded._BLOCK = (3, 3 * 8 * len(gallery)) if number % 2 else usual
+            _rank_shards._QUERIES, _rank_shards._BLOCK = (3, 3 * 8 * len(gallery)) if number % 2 else usual
             shards = (deal(v, DEALS[number % 2], group, number) for v in (query, gallery))
             result = evaluate_shards(drawn, *shards, metric=metric, group=group)
         found[f"{name} {metric}"] = result.to_dict()
-    sharded._QUERIES, sharded._BLOCK = usual
+    _rank_shards._QUERIES, _rank_shards._BLOCK = usual
     return found
 
 
@@ -309,12 +309,12 @@ def held(group):
 
 def without_library(group):
     """The same bits from plain torch."""
-    modules = sharded, feature_ranking, nearest
-    before = [sharded._LIBRARY, feature_ranking._LIBRARY, nearest._STATUS]
+    modules = _rank_shards, feature_ranking, nearest
+    before = [_rank_shards._LIBRARY, feature_ranking._LIBRARY, nearest._STATUS]
     off = before[0]._replace(native=False)
     found = {}
     try:
-        sharded._LIBRARY = feature_ranking._LIBRARY = nearest._STATUS = off
+        _rank_shards._LIBRARY = feature_ranking._LIBRARY = nearest._STATUS = off
         for name in ("sysu_mm01", "cuhk03_10", "openreid_allshots"):
             query, gallery = example(name, 4)
             (rules,) = protocols(name, **({"trials": 2} if PROTOCOLS[name].trials > 1 else {}))
