@@ -7,6 +7,7 @@ that takes longer than to normalise them. Here a few rooms are made at the start
 
 from __future__ import annotations
 
+import math
 import weakref
 
 import torch
@@ -14,10 +15,7 @@ import torch
 
 def shared(size: tuple[int, ...]) -> torch.Tensor:
     """float32 of this size, not filled, in memory that processes can share."""
-    count = 1
-    for each in size:
-        count *= each
-    return torch.empty(0).set_(torch.UntypedStorage._new_shared(4 * count), 0, size)
+    return torch.empty(0).set_(torch.UntypedStorage._new_shared(4 * math.prod(size)), 0, size)
 
 
 class Rooms:
@@ -28,10 +26,20 @@ class Rooms:
 
     Attributes:
         tensors: of all rooms; what the workers write into.
+
+    Raises:
+        RuntimeError: the system has no shared memory for them, as in a container with a small /dev/shm.
     """
 
     def __init__(self, count: int, size: tuple[int, ...]) -> None:
-        self.tensors = [shared(size) for _ in range(count)]
+        try:
+            self.tensors = [shared(size) for _ in range(count)]
+        except RuntimeError as error:
+            wanted = f"{count * 4 * math.prod(size) / 2**20:.0f} MiB for {count} batches"
+            raise RuntimeError(
+                f"loader: workers: got {error}, expected shared memory (/dev/shm) of {wanted}: give the container more "
+                "(docker run --shm-size), or take fewer workers, smaller batches or --data.workers 0"
+            ) from error
         self._free = list(range(count))
 
     def take(self) -> int | None:

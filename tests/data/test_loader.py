@@ -19,6 +19,7 @@ from PIL import Image
 
 from fastreid_ops.data import loader as loader_module
 from fastreid_ops.data import reader as reader_module
+from fastreid_ops.data import rooms as rooms_module
 from fastreid_ops.data.images import BadImageError, BadImagePolicy, read_image
 from fastreid_ops.data.loader import EvalLoader, TrainLoader
 from fastreid_ops.data.manifest import Manifest
@@ -317,6 +318,21 @@ def test_rooms_come_back_with_the_last_view():
     assert rooms.take() is None
     del view
     assert rooms.take() == first
+
+
+def test_too_little_shared_memory_is_said_in_words(manifest: Manifest, monkeypatch):
+    def full(size):
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(rooms_module, "shared", full)
+    loader = EvalLoader(manifest, EvalTransform(32, 16), 4, workers=1)
+    with pytest.raises(
+        RuntimeError,
+        match=r"No space left.*shared memory \(/dev/shm\) of 0 MiB for 4 batches",
+    ):
+        next(iter(loader))
 
 
 class OfItsOwn(EvalTransform):
