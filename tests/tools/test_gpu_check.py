@@ -177,8 +177,9 @@ def test_stopped_from_outside(gpu_check, new_check, stage, monkeypatch):
     assert len(seen) == 1
 
 
-def test_pytest_is_read_where_it_stopped(gpu_check, new_check, tmp_path):
+def test_pytest_is_read_where_it_stopped(gpu_check, new_check, tmp_path, monkeypatch):
     """From a real run that dies in its last test."""
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)  # with workers, only one of them dies
     file = tmp_path / "test_it.py"
     file.write_text(
         "import os, pytest\n"
