@@ -33,6 +33,7 @@ class AGW(TwoStream):
         neck_feature: ``"after"`` or ``"before"``, where the evaluation feature is taken.
         unused_copies: see `TwoStream`; 71,365,839 parameters with 395 identities.
         blocks: number of blocks of the four stages, ResNet-50's; fewer for small data and tests.
+        zero_init_residual: blocks that start as nothing, for training from random weights; see `TwoStream`.
 
     Raises:
         ValueError: blocks other than four numbers from 1, pool_power not positive, an unknown neck_feature, another
@@ -50,11 +51,14 @@ class AGW(TwoStream):
         neck_feature: str = "after",
         unused_copies: bool = False,
         blocks: Sequence[int] = RESNET50,
+        zero_init_residual: bool = False,
     ) -> None:
         check.choice("AGW", "neck_feature", neck_feature, ("after", "before"))
         if not pool_power > 0:
             raise ValueError(check.message("AGW", "pool_power", pool_power, "a number above 0"))
-        super().__init__(stages=4, unused_copies=unused_copies, blocks=blocks)
+        super().__init__(
+            stages=4, unused_copies=unused_copies, blocks=blocks, zero_init_residual=zero_init_residual
+        )
         self.pool_power, self.neck_feature = float(pool_power), neck_feature
         if non_local:
             for stage, last in NON_LOCAL.items():

@@ -18,7 +18,7 @@ from fastreid_ops.layers.channel_attention import ChannelAttention
 from fastreid_ops.layers.conv import ConvNorm
 from fastreid_ops.layers.gem import GeM
 from fastreid_ops.layers.position_attention import PositionAttention
-from fastreid_ops.models.backbones.resnet import RESNET50, Bottleneck, ResNet, plain_plan
+from fastreid_ops.models.backbones.resnet import RESNET50, ResNet, close_residuals, plain_plan
 from fastreid_ops.models.classifier import as_fixed
 from fastreid_ops.models.osnet import LightConv3x3
 from fastreid_ops.models.output import TrainOutput
@@ -167,8 +167,7 @@ class ClothChangingNet(nn.Module):
         project_value: use the attention's ``value_conv``, see `layers.position_attention`.
         last_stride: stride of the backbone's fourth stage, 1 or 2.
         zero_init_residual: the last normalisation of every residual block, the multi-scale one among them, starts at 0,
-            so that the blocks start as nothing (Goyal et al., "Accurate, large minibatch SGD", 2017, section 5.1). For
-            training from random weights, whose 16 blocks otherwise drown what the first of them saw.
+            so that the blocks start as nothing; see `close_residuals`.
 
     Raises:
         ValueError: an argument out of its range.
@@ -216,14 +215,9 @@ class ClothChangingNet(nn.Module):
             self.unclothe_classifier = _Linear(CHANNELS, num_classes)
         self.clothes_classifier = ClothesClassifier(num_clothes) if num_clothes else None
         if zero_init_residual:
-            self._close_residuals()
-
-    def _close_residuals(self) -> None:
-        for block in self.backbone.modules():
-            if isinstance(block, Bottleneck):
-                nn.init.zeros_(block.bn3.weight)
-        if self.multi_scale is not None:
-            nn.init.zeros_(self.multi_scale.conv3.bn.weight)
+            close_residuals(self.backbone)
+            if self.multi_scale is not None:
+                nn.init.zeros_(self.multi_scale.conv3.bn.weight)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images -> F (B, 2048, h, w), not negative."""

@@ -43,6 +43,7 @@ class DEEN(TwoStream):
             them equally, 0.5; its alternative is 0.1.
         unused_copies: see `TwoStream`; 89,044,320 parameters instead of 42,037,792 with 395 identities.
         blocks: number of blocks of the four stages, ResNet-50's; fewer for small data and tests.
+        zero_init_residual: blocks that start as nothing, for training from random weights; see `TwoStream`.
 
     Raises:
         ValueError: stages other than 3 or 4, blocks other than four numbers from 1, an unknown test_feature,
@@ -61,11 +62,14 @@ class DEEN(TwoStream):
         pool_weight: float = 0.5,
         unused_copies: bool = False,
         blocks: Sequence[int] = RESNET50,
+        zero_init_residual: bool = False,
     ) -> None:
         if stages not in (3, 4):
             raise ValueError(check.message("DEEN", "stages", stages, "3 or 4"))
         check_ranking("DEEN", test_feature, pool_weight)
-        super().__init__(stages=stages, unused_copies=unused_copies, blocks=blocks)
+        super().__init__(
+            stages=stages, unused_copies=unused_copies, blocks=blocks, zero_init_residual=zero_init_residual
+        )
         self.stages, self.test_feature, self.pool_weight = stages, test_feature, float(pool_weight)
         channels = 128 * 2**stages
         self.DEE = DEE(channels // 2, dropout=dropout)

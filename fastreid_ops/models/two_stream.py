@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastreid_ops.models.backbones.resnet import RESNET50, ResNet, check_blocks, residual_stages
+from fastreid_ops.models.backbones.resnet import (
+    RESNET50,
+    ResNet,
+    check_blocks,
+    close_residuals,
+    residual_stages,
+)
 from fastreid_ops.models.initialise import initialise
 from fastreid_ops.ops import _checks as check
 
@@ -79,11 +85,20 @@ class TwoStream(nn.Module):
         stages: how many of the four stages run.
         unused_copies: see above.
         blocks: number of blocks of the four stages; fewer than ResNet-50's for small data and tests.
+        zero_init_residual: blocks that start as nothing, for training from random weights; see `close_residuals`.
     """
 
-    def __init__(self, *, stages: int, unused_copies: bool, blocks: Sequence[int] = RESNET50) -> None:
+    def __init__(
+        self,
+        *,
+        stages: int,
+        unused_copies: bool,
+        blocks: Sequence[int] = RESNET50,
+        zero_init_residual: bool = False,
+    ) -> None:
         super().__init__()
         check.flag(type(self).__name__, "unused_copies", unused_copies)
+        check.flag(type(self).__name__, "zero_init_residual", zero_init_residual)
         check_blocks(type(self).__name__, blocks)
         thermal, visible, base = (
             ResNet(blocks, last_stride=1) if unused_copies else part
@@ -104,6 +119,8 @@ class TwoStream(nn.Module):
         self.visible_module = nn.ModuleDict({"visible": visible})
         self.base_resnet = nn.ModuleDict({"base": base})
         initialise(self)
+        if zero_init_residual:
+            close_residuals(self)
 
     def _finish(self, channels: int, num_classes: int) -> None:
         """The neck and the classifier, registered last as in the original."""

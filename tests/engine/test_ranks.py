@@ -34,7 +34,7 @@ def _beside(name):
 
 ranks_systems = _beside("ranks_systems")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def found(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "ranks_command", *tiny.arguments(folder / "people" / "people.csv", folder / "killed")]
-    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=840)
     assert killed.returncode, killed.stderr
     (folder / "killed.txt").write_text(killed.stderr)
     left = [path.relative_to(folder / "killed").as_posix() for path in (folder / "killed").rglob("*")]
@@ -71,7 +71,7 @@ def found(tmp_path_factory):
         )
         for name in names
     ]
-    outputs = [process.communicate(timeout=240)[0] for process in running]
+    outputs = [process.communicate(timeout=840)[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0], "\n\n".join(outputs)
     return folder, *(torch.load(folder / f"{name}.pt", weights_only=True) for name in names)
 

@@ -16,7 +16,7 @@ from fastreid_ops.evaluation import Shard, draw, evaluate_shards
 
 WORKER = Path(__file__).with_name("sharded.py")
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def written(tmp_path_factory):
         for rank, target in enumerate(targets)
     ]
     for process in running:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=840)
         assert process.returncode == 0, errors
     return [torch.load(target, weights_only=True) for target in targets]
 

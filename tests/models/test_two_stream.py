@@ -258,3 +258,19 @@ def test_fewer_blocks(name):
         create_model(name, 5, blocks=[1, 1])
     with pytest.raises(ValueError, match="blocks: got"):
         create_model(name, 5, blocks=[1, 1, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["agw", "deen_sysu"])
+def test_residuals_that_start_as_nothing(name):
+    """Every block but a stage's first hands on what it got."""
+    model = create_model(name, 5, blocks=[2, 2, 1, 1], zero_init_residual=True).eval()
+    for stage in (1, 2):
+        first, second = model.stage(stage)
+        x = torch.randn(2, first.conv1.in_channels, 8, 4).relu()
+        y = first(x)
+        torch.testing.assert_close(y, first.downsample(x).relu())
+        assert torch.equal(second(y), y)
+        other = create_model(name, 5, blocks=[2, 2, 1, 1]).stage(stage)[1].eval()
+        assert not torch.allclose(other(y), y)
+    with pytest.raises(TypeError, match="zero_init_residual: got int, expected True or False"):
+        create_model(name, 5, zero_init_residual=1)

@@ -18,6 +18,7 @@ from fastreid_ops.config.read import read_recipe
 from fastreid_ops.engine.optim import build_optimizer
 from fastreid_ops.engine.schedule import build_schedule
 
+pytestmark = pytest.mark.timeout(900)  # two of them train for a minute where bfloat16 is native
 GOLDEN = Path(__file__).parents[1] / "golden" / "naic_and_cloth_changing"
 BASELINE = {
     "train.method": "identity",

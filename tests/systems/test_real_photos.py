@@ -20,6 +20,7 @@ from fastreid_ops.engine.extract import extract
 from fastreid_ops.evaluation import evaluate_protocol
 from fastreid_ops.models import create_model, load_weights
 
+pytestmark = pytest.mark.timeout(900)  # half a minute to a minute and a half where bfloat16 is native
 QUERIES = 80  # one of them is .0125 of Rank-1
 
 

@@ -26,6 +26,7 @@ from fastreid_ops.engine.optim import optimizer_step
 from fastreid_ops.engine.state import seed_everything
 from fastreid_ops.models.output import TrainOutput
 
+pytestmark = pytest.mark.timeout(900)  # half a minute to a minute and a half where bfloat16 is native
 BOTH = ("people-regdb_visible2thermal", "people-regdb_thermal2visible")
 
 

@@ -185,6 +185,16 @@ def check_blocks(model: str, blocks: object) -> None:
         raise ValueError(f"{model}: blocks: got {blocks!r}, expected four whole numbers from 1")
 
 
+def close_residuals(network: nn.Module) -> None:
+    """The last normalisation of every bottleneck in it starts at 0, so that the blocks start as nothing (Goyal et al.,
+    "Accurate, large minibatch SGD", 2017, section 5.1). For training from random weights, whose many blocks otherwise
+    drown what the first of them saw.
+    """
+    for block in network.modules():
+        if isinstance(block, Bottleneck):
+            nn.init.zeros_(block.bn3.weight)
+
+
 class ResNet(nn.Module):
     """Image (B, 3, H, W) -> feature map (B, ``out_channels``, H / 32, W / 32), or H / 16, W / 16 with last_stride 1.
 
