@@ -79,7 +79,11 @@ class Ours:
     """The engine's own state, loader and functions; `step` is the body of its loop."""
 
     def __init__(self, trainer: Trainer, way: str) -> None:
-        options = {key: value for key, value in trainer.pipeline.options.items() if key != "jitter"}
+        options = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in trainer.pipeline.options.items()
+            if key != "jitter"
+        }
         self.config = from_dict(
             {
                 "model": {"name": trainer.network.ours},
