@@ -83,7 +83,7 @@ class Ours:
             key: list(value) if isinstance(value, tuple) else value
             for key, value in trainer.pipeline.options.items()
             if key != "jitter"
-        }
+        } | {"erasing_fill": "mean"}  # each colour takes as long
         self.config = from_dict(
             {
                 "model": {"name": trainer.network.ours},
