@@ -67,19 +67,24 @@ def test_deen_around_a_small_transformer(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "terms", "rise"),
+    ("recipe", "terms", "fall", "rise"),
     [
-        ("people_wrim", {"id", "triplet", "cmkic"}, 1.3),
-        ("people_agw", {"id", "triplet"}, 1.3),
-        ("people_deen", {"id", "triplet", "cpm", "orthogonality"}, 1.2),  # three seeds: 1.54, 1.43, 1.32
+        ("people_wrim", {"id", "triplet", "cmkic"}, 0.75, 1.3),
+        ("people_agw", {"id", "triplet"}, 0.75, 1.3),
+        (
+            "people_deen",
+            {"id", "triplet", "cpm", "orthogonality"},
+            0.85,
+            1.2,
+        ),  # rises of three seeds: 1.54, 1.43, 1.32
     ],
 )
-def test_the_residual_networks(recipe, terms, rise, tmp_path):
+def test_the_residual_networks(recipe, terms, fall, rise, tmp_path):
     """MDINet, AGW and DEEN with one block a stage, on people of whom infrared light shows cut and shape only."""
     losses, before, after = learn(recipe, tmp_path / "run")
     first, last = mean(losses[:20]), mean(losses[-20:])
     assert first.keys() == terms
-    assert last["id"] < 0.85 * first["id"]
+    assert last["id"] < fall * first["id"]
     assert sum(last.values()) < 0.75 * sum(first.values())
     assert before.keys() == after.keys() == set(BOTH)
     assert all(after[name] > 1.15 * before[name] for name in BOTH), (before, after)
